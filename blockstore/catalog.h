@@ -1,0 +1,245 @@
+// The catalog: every durable fact of a store that is not block data, in one SQLite database
+// (schema: docs/FORMAT.md). SQLite is included in catalog*.cc and nowhere else.
+//
+// CatalogDb is the synchronous half: rows in, rows out, within a transaction. Catalog is the other half: it owns the
+// strand on which CatalogDb runs and gathers concurrent commits into one transaction and one fsync (group commit).
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "blockstore/base/status.h"
+#include "blockstore/base/units.h"
+#include "blockstore/runtime/io.h"
+#include "blockstore/runtime/task.h"
+
+namespace voltree {
+
+enum class NodeKind : std::uint8_t { kHead = 0, kSnapshot = 1, kJunction = 2 };
+enum class ErasePolicy : std::uint8_t { kZero = 0, kRandom = 1, kDiscard = 2, kNone = 3 };
+
+std::string_view erase_policy_name(ErasePolicy policy);  // "zero", "random", "discard", "none"
+Result<ErasePolicy> parse_erase_policy(std::string_view text);
+
+using VolumeId = std::uint64_t;
+
+struct VolumeRow {
+  VolumeId id = 0;
+  std::string name;
+  NodeId head = kNoNode;  // kNoNode: the volume was deleted, its snapshots remain
+  std::optional<ErasePolicy> erase_policy;  // unset: the store's
+  std::int64_t created_ns = 0;
+};
+
+struct NodeRow {
+  NodeId id = kNoNode;
+  NodeKind kind = NodeKind::kHead;
+  NodeId parent = kNoNode;
+  VolumeId volume = 0;     // junctions keep the volume they came from
+  std::string snapshot;    // the snapshot's name; empty for heads and junctions
+  std::uint64_t size_bytes = 0;
+  std::int64_t created_ns = 0;
+};
+
+struct LayerRow {
+  LayerId id = kNoLayer;
+  NodeId owner = kNoNode;
+  std::uint64_t size_bytes = 0;  // of the data file
+  // True from before the first write until the layer is settled: recovery looks at unsettled layers only.
+  bool unsettled = false;
+  std::int64_t created_ns = 0;
+};
+
+// One region (1024 blocks) of a layer's index. `state` is format/region_format's encoding.
+struct RegionRow {
+  LayerId layer = kNoLayer;
+  std::uint64_t region = 0;
+  std::string state;
+  bool dirty = false;  // written in place since it last settled: its sums may lag after power loss
+};
+
+// One delete, revert or merge that left bytes to erase. It is done when it has no items left.
+struct EraseRequestRow {
+  std::uint64_t id = 0;
+  std::string what;  // for people and the certificate: "volume a", "snapshot a@s"
+  ErasePolicy policy = ErasePolicy::kZero;
+  std::int64_t requested_ns = 0;
+  std::uint64_t erased_bytes = 0;    // by the items done so far
+  std::uint64_t verified_bytes = 0;  // read back and found right
+  std::uint64_t items_done = 0;
+};
+
+// A whole layer (ranges empty: erase what is allocated, then unlink), or ranges of a layer that lives on.
+struct EraseItemRow {
+  std::uint64_t id = 0;
+  std::uint64_t request = 0;
+  LayerId layer = kNoLayer;
+  bool whole_layer = false;
+  std::string ranges;  // encode_map chunk of an ExtentMap with value 1; empty when whole_layer
+  std::uint64_t estimated_bytes = 0;
+};
+
+struct CertificateRow {
+  std::uint64_t id = 0;
+  std::string json;
+};
+
+struct AttachmentRow {
+  std::uint64_t id = 0;
+  NodeId node = kNoNode;
+  std::string target;   // "loop", "nbd"
+  std::string device;   // "/dev/loop3"
+  bool read_only = false;
+  std::uint32_t sector_size_bytes = 512;
+  std::string boot_id;  // the boot in which it was made
+  std::int64_t created_ns = 0;
+};
+
+struct CatalogImage {
+  std::vector<VolumeRow> volumes;
+  std::vector<NodeRow> nodes;
+  std::vector<LayerRow> layers;
+  std::vector<EraseRequestRow> erase_requests;
+  std::vector<EraseItemRow> erase_items;
+  std::vector<AttachmentRow> attachments;
+};
+
+// What every store says of itself. Version and words: DESIGN section 3.
+struct FormatInfo {
+  std::uint32_t version = 1;
+  std::uint64_t compatible = 0;
+  std::uint64_t read_only_compatible = 0;
+  std::uint64_t incompatible = 0;
+};
+inline constexpr std::uint32_t kFormatVersion = 1;
+inline constexpr std::uint64_t kKnownReadOnlyCompatible = 0;
+inline constexpr std::uint64_t kKnownIncompatible = 0;
+
+class CatalogDb {
+ public:
+  // Makes a new catalog at `path` with the schema of kFormatVersion; kExists when there is one.
+  static Result<std::unique_ptr<CatalogDb>> create(FileSystem& fs, const std::string& path);
+  // Opens one. kNotFound: no such file. kDamaged: not a catalog, or SQLite finds it broken. kNotSupported: a newer
+  // format or an unknown incompatible feature (the message names it and says which version is needed).
+  static Result<std::unique_ptr<CatalogDb>> open(FileSystem& fs, const std::string& path);
+  ~CatalogDb();
+
+  const FormatInfo& format() const;
+
+  // A transaction. Mutators outside of one are a bug.
+  Status begin();
+  Status commit();    // durable when it returns OK (WAL, synchronous=FULL)
+  void rollback();
+  Status savepoint();            // within a transaction: one member of a group commit
+  Status release_savepoint();
+  void rollback_to_savepoint();
+
+  Result<CatalogImage> load();
+
+  // Settings: small strings. Keys in use: "uuid", "boot_id", "clean", "erase_policy", "erase_rate_bytes", "needs_check".
+  Result<std::optional<std::string>> setting(const std::string& key);
+  Status put_setting(const std::string& key, const std::string& value);
+
+  // Ids never come back: each is one more than the largest ever given (kept in settings).
+  Result<std::uint64_t> next_id(const std::string& kind);  // "volume", "node", "layer", "erase", "item", "certificate", "attachment"
+
+  Status put_volume(const VolumeRow& row);  // inserts or replaces by id
+  Status remove_volume(VolumeId id);
+  Status put_node(const NodeRow& row);
+  Status remove_node(NodeId id);
+  Status put_layer(const LayerRow& row);
+  Status remove_layer(LayerId id);  // its regions go too
+
+  // Replaces the row; an empty state removes it. Ignored when the layer is gone (it was deleted meanwhile).
+  Status put_region(const RegionRow& row);
+  // Sets or clears `dirty` on existing rows.
+  Status mark_regions(LayerId layer, const std::vector<std::uint64_t>& regions, bool dirty);
+  Result<std::vector<RegionRow>> regions(LayerId layer);  // in order
+
+  Status put_erase_request(const EraseRequestRow& row);
+  Status remove_erase_request(std::uint64_t id);
+  Status put_erase_item(const EraseItemRow& row);
+  Status remove_erase_item(std::uint64_t id);
+  Status put_certificate(const CertificateRow& row);
+  Result<std::vector<CertificateRow>> certificates(std::uint64_t after_id, std::size_t limit);
+
+  Status put_attachment(const AttachmentRow& row);
+  Status remove_attachment(std::uint64_t id);
+
+  // A node's saved merged map (format/region_format's encode_map chunks).
+  Status put_saved_map(NodeId node, const std::vector<std::string>& chunks);
+  Result<std::optional<std::vector<std::string>>> saved_map(NodeId node);
+  Result<std::vector<NodeId>> saved_map_nodes();
+  Status remove_saved_map(NodeId node);
+
+  // PRAGMA integrity_check and foreign keys: one message a finding, empty when sound.
+  Result<std::vector<std::string>> integrity_check();
+
+ private:
+  struct Impl;
+  explicit CatalogDb(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+// Thread-safe. A commit's Status is for that member alone: a member that fails is rolled back to its savepoint and
+// the others go on. When the transaction itself fails, every member gets that failure and, unless it is kNoSpace,
+// `failed()` stays set from then on: the store must go read-only (I10).
+class Catalog {
+ public:
+  using Change = std::function<Status(CatalogDb&)>;
+
+  Catalog(Runtime& runtime, std::unique_ptr<CatalogDb> db);
+  ~Catalog();  // waits for what was posted, then closes the database (checkpointing the WAL)
+
+  // Runs `change` in a transaction shared with others that are waiting; durable when it returns OK.
+  Task<Status> commit(Change change);
+  // Runs `read` on the strand, after every commit that was asked for before it.
+  template <typename T>
+  Task<Result<T>> read(std::function<Result<T>(CatalogDb&)> fn);
+  bool failed() const { return failed_.load(std::memory_order_acquire); }
+  // For tools and tests that own the thread: no commit may be in flight.
+  CatalogDb& db() { return *db_; }
+  std::uint64_t commit_count() const { return commits_.load(std::memory_order_relaxed); }
+
+ private:
+  struct Member;
+  struct CommitAwaiter;
+  void run_group();
+  void post_read(std::function<void()> job);
+
+  Runtime& runtime_;
+  std::unique_ptr<CatalogDb> db_;
+  std::mutex mutex_;
+  std::vector<Member*> waiting_;
+  std::atomic<bool> failed_{false};
+  std::atomic<std::uint64_t> commits_{0};
+  std::unique_ptr<Runtime::Strand> strand_;
+};
+
+template <typename T>
+Task<Result<T>> Catalog::read(std::function<Result<T>(CatalogDb&)> fn) {
+  struct Awaiter {
+    Catalog& catalog;
+    std::function<Result<T>(CatalogDb&)>& fn;
+    std::optional<Result<T>> result;
+    bool await_ready() const noexcept { return false; }
+    void await_suspend(std::coroutine_handle<> handle) {
+      Executor* home = Executor::current();
+      catalog.post_read([this, handle, home] {
+        result.emplace(fn(*catalog.db_));
+        home->post(handle);
+      });
+    }
+    Result<T> await_resume() { return std::move(*result); }
+  };
+  Awaiter awaiter{*this, fn, std::nullopt};
+  co_return co_await awaiter;
+}
+
+}  // namespace voltree
