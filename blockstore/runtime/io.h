@@ -126,8 +126,10 @@ class MappedFile {
   virtual ~MappedFile() = default;
   virtual std::byte* data() = 0;
   virtual std::uint64_t size_bytes() const = 0;
-  // True when touching the range reads no disk: its pages are in memory. Cheap (one system call at most).
-  virtual bool resident(std::uint64_t offset_bytes, std::uint64_t length_bytes) = 0;
+  // True when touching the range reads no disk: its pages are in memory. With `for_write` also: its space is
+  // known to be reserved, so that storing to it cannot fail for want of space (populate_sync makes it so).
+  // Cheap (one system call at most).
+  virtual bool resident(std::uint64_t offset_bytes, std::uint64_t length_bytes, bool for_write) = 0;
   // Brings the range into memory, ready to be written to: space is reserved first when `for_write`, so that a
   // full host is a kNoSpace here and never a SIGBUS later. May block: see populate().
   virtual Status populate_sync(std::uint64_t offset_bytes, std::uint64_t length_bytes,
@@ -177,9 +179,14 @@ class FileSystem {
   virtual Result<FsInfo> info(const std::string& path) = 0;
 };
 
+struct FdRequest;  // fd_io.h
+
 // Threads, time and chance.
 class Runtime {
  public:
+  // Stops the threads: what is queued or has been handed to the kernel is finished first, requests on
+  // descriptors are cancelled, timers are dropped. Files and strands must be gone by then, and so should
+  // coroutines: the frame of one that is still suspended is never freed.
   virtual ~Runtime() = default;
   virtual FileSystem& fs() = 0;
   // Executors that run coroutines; at least one. Index 0 is where background work goes.
@@ -198,6 +205,13 @@ class Runtime {
   // Resumes `handle` through `home` once `delay` has passed.
   virtual void submit_timer(std::chrono::nanoseconds delay, Executor* home,
                             std::coroutine_handle<> handle) = 0;
+
+  // Reads, writes or polls a descriptor that is not one of our files (the FUSE device, a socket): see
+  // fd_io.h, whose awaitables are the way to call this.
+  virtual void submit_fd(FdRequest& request) = 0;
+  // Ends every FdRequest on `fd` that was submitted before this call with -ECANCELED, unless it has its
+  // result already. Does not wait for them. Thread-safe. Call it before closing `fd`.
+  virtual void cancel_fd(int fd) = 0;
 
   // A strand: jobs run one at a time, in the order they were posted, where they may block. Destroying it
   // finishes what was posted. The catalog lives on one.
