@@ -1,5 +1,5 @@
-// Awaitable reads, writes and polls of descriptors that are not our files: what a transport (the FUSE
-// device, an NBD or a control socket) needs. Results are raw: a count, or a negative errno.
+// Awaitable reads, writes and polls of descriptors that are not our files: what a transport (the
+// FUSE device, an NBD or a control socket) needs. Results are raw: a count, or a negative errno.
 //
 //   int got = co_await FdRead(runtime, fd, buffer);
 //   int ready = co_await FdPoll(runtime, fd, POLLIN);
@@ -66,8 +66,8 @@ class FdRead : public FdAwaiter {
 class FdWrite : public FdAwaiter {
  public:
   FdWrite(Runtime& runtime, int fd, std::span<const std::byte> data)
-      : FdAwaiter(runtime, FdKind::kWrite, fd,
-                  {const_cast<std::byte*>(data.data()), data.size()}, 0) {}
+      : FdAwaiter(runtime, FdKind::kWrite, fd, {const_cast<std::byte*>(data.data()), data.size()},
+                  0) {}
 };
 
 // Waits until one of `events` (or an error, or a hang-up) holds; the result is the events that do.

@@ -1,0 +1,327 @@
+#include "blockstore/runtime/host_fs.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <limits>
+
+namespace voltree {
+namespace {
+
+// Runs a system call again for as long as a signal interrupts it.
+template <typename Call>
+auto retry_eintr(Call call) {
+  auto result = call();
+  while (result < 0 && errno == EINTR) result = call();
+  return result;
+}
+
+off_t as_off(std::uint64_t bytes) { return static_cast<off_t>(bytes); }
+
+struct FsKind {
+  std::uint32_t magic;
+  std::string_view name;
+  bool copy_on_write;
+};
+
+constexpr std::uint64_t kNoFileLimit = std::numeric_limits<std::int64_t>::max();
+constexpr std::uint32_t kExtMagic = 0xEF53;
+
+constexpr std::array<FsKind, 10> kFsKinds{{
+    {kExtMagic, "ext4", false},
+    {0x58465342, "xfs", false},
+    {0x9123683E, "btrfs", true},
+    {0x01021994, "tmpfs", false},
+    {0xCA451A4E, "bcachefs", true},
+    {0x2FC12FC1, "zfs", true},
+    {0xF2F52010, "f2fs", false},
+    {0x794C7630, "overlay", false},
+    {0x00006969, "nfs", false},
+    {0x65735546, "fuse", false},
+}};
+
+// A file that has no name, in `folder`, to try things with.
+UniqueFd open_scratch(const std::string& folder) {
+  const int fd =
+      retry_eintr([&] { return ::open(folder.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600); });
+  if (fd >= 0) return UniqueFd(fd);
+  std::string name = folder + "/.voltree-try-XXXXXX";
+  UniqueFd named(::mkostemp(name.data(), O_CLOEXEC));
+  if (named.valid()) ::unlink(name.c_str());
+  return named;
+}
+
+// Whether holes work in `folder`, found out by making some.
+bool try_sparse(const std::string& folder) {
+  constexpr off_t kSize = off_t{64} << 20;
+  constexpr off_t kPage = 4096;
+  const UniqueFd scratch = open_scratch(folder);
+  if (!scratch.valid() || ::ftruncate(scratch.get(), kSize) != 0) return false;
+  const std::array<char, kPage> page{'x'};
+  if (::pwrite(scratch.get(), page.data(), page.size(), kPage) != kPage) return false;
+  if (::fallocate(scratch.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, kPage, kPage) != 0) {
+    return false;
+  }
+  struct stat st {};
+  return ::fstat(scratch.get(), &st) == 0 && st.st_blocks * 512 < kSize / 2;
+}
+
+}  // namespace
+
+Status check_file_range(std::uint64_t offset_bytes, std::uint64_t length_bytes,
+                        const std::string& path) {
+  constexpr std::uint64_t kMax = std::numeric_limits<off_t>::max();
+  if (offset_bytes <= kMax && length_bytes <= kMax - offset_bytes) return {};
+  return error(Code::kTooLarge, "{}: offset {} + {} is beyond what a file can hold", path,
+               offset_bytes, length_bytes);
+}
+
+void UniqueFd::reset() {
+  if (fd_ >= 0) ::close(std::exchange(fd_, -1));
+}
+
+Result<std::uint64_t> host_seek(int fd, const std::string& path, std::uint64_t offset_bytes,
+                                int whence) {
+  struct stat st {};
+  if (::fstat(fd, &st) != 0) return Status::from_errno(errno, path);
+  const auto size = static_cast<std::uint64_t>(st.st_size);
+  if (offset_bytes >= size) return size;
+  const off_t found = ::lseek(fd, as_off(offset_bytes), whence);
+  if (found >= 0) return static_cast<std::uint64_t>(found);
+  if (errno == ENXIO) return size;
+  return Status::from_errno(errno, path);
+}
+
+Status HostFile::failure(int error_number, std::string_view what) const {
+  return Status::from_errno(error_number, fmt::format("{}: {}", path_, what));
+}
+
+void HostFile::submit(IoRequest& request) {
+  assert(backend_ != nullptr && "this file was opened without a runtime");
+  assert(request.home != nullptr && request.home == Executor::current());
+  backend_->submit(*this, request);
+}
+
+Status HostFile::execute_sync(const IoRequest& request) {
+  switch (request.kind) {
+    case IoKind::kRead:
+      return read_sync({request.data, request.length_bytes}, request.offset_bytes);
+    case IoKind::kWrite:
+      return write_sync({request.data, request.length_bytes}, request.offset_bytes);
+    case IoKind::kSyncData:
+      return sync_sync();
+    case IoKind::kAllocate:
+      return allocate_sync(request.offset_bytes, request.length_bytes);
+    case IoKind::kPunchHole:
+      return punch_sync(request.offset_bytes, request.length_bytes);
+    case IoKind::kPopulate:
+      break;
+  }
+  return error(Code::kNotSupported, "{}: not an operation on a file", path_);
+}
+
+Status HostFile::read_sync(std::span<std::byte> out, std::uint64_t offset_bytes) {
+  VT_RETURN_IF_ERROR(check_file_range(offset_bytes, out.size(), path_));
+  std::size_t done = 0;
+  while (done < out.size()) {
+    const ssize_t got = retry_eintr([&] {
+      return ::pread(fd(), out.data() + done, out.size() - done, as_off(offset_bytes + done));
+    });
+    if (got < 0) return failure(errno, "cannot read");
+    done += static_cast<std::size_t>(got);
+    // A direct read that ends inside a sector has met the end of the file.
+    if (got == 0 || (direct_ && got % 512 != 0)) break;
+  }
+  std::fill(out.begin() + static_cast<std::ptrdiff_t>(done), out.end(), std::byte{0});
+  return {};
+}
+
+Status HostFile::write_sync(std::span<const std::byte> data, std::uint64_t offset_bytes) {
+  VT_RETURN_IF_ERROR(check_file_range(offset_bytes, data.size(), path_));
+  std::size_t done = 0;
+  while (done < data.size()) {
+    const ssize_t put = retry_eintr([&] {
+      return ::pwrite(fd(), data.data() + done, data.size() - done, as_off(offset_bytes + done));
+    });
+    if (put < 0) return failure(errno, "cannot write");
+    if (put == 0) return failure(EIO, "cannot write");
+    done += static_cast<std::size_t>(put);
+  }
+  return {};
+}
+
+Status HostFile::sync_sync() {
+  // Not repeated on EINTR or anything else: after a failed sync nobody knows what is durable (I10).
+  if (::fdatasync(fd()) != 0) return failure(errno, "cannot sync");
+  return {};
+}
+
+Result<std::uint64_t> HostFile::size_bytes() {
+  struct stat st {};
+  if (::fstat(fd(), &st) != 0) return failure(errno, "cannot stat");
+  return static_cast<std::uint64_t>(st.st_size);
+}
+
+Status HostFile::truncate(std::uint64_t size_bytes) {
+  VT_RETURN_IF_ERROR(check_file_range(size_bytes, 0, path_));
+  if (retry_eintr([&] { return ::ftruncate(fd(), as_off(size_bytes)); }) != 0) {
+    return failure(errno, fmt::format("cannot truncate to {}", size_bytes));
+  }
+  return {};
+}
+
+Status HostFile::allocate_sync(std::uint64_t offset_bytes, std::uint64_t length_bytes) {
+  VT_RETURN_IF_ERROR(check_file_range(offset_bytes, length_bytes, path_));
+  if (length_bytes == 0) return {};
+  const int result = retry_eintr([&] {
+    return ::fallocate(fd(), FALLOC_FL_KEEP_SIZE, as_off(offset_bytes), as_off(length_bytes));
+  });
+  return result == 0 ? Status() : failure(errno, "cannot reserve space");
+}
+
+Status HostFile::punch_sync(std::uint64_t offset_bytes, std::uint64_t length_bytes) {
+  VT_RETURN_IF_ERROR(check_file_range(offset_bytes, length_bytes, path_));
+  if (length_bytes == 0) return {};
+  const int result = retry_eintr([&] {
+    return ::fallocate(fd(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, as_off(offset_bytes),
+                       as_off(length_bytes));
+  });
+  return result == 0 ? Status() : failure(errno, "cannot punch a hole");
+}
+
+Result<std::uint64_t> HostFile::allocated_bytes() {
+  struct stat st {};
+  if (::fstat(fd(), &st) != 0) return failure(errno, "cannot stat");
+  return static_cast<std::uint64_t>(st.st_blocks) * 512;
+}
+
+Result<std::uint64_t> HostFile::seek_data(std::uint64_t offset_bytes) {
+  return host_seek(fd(), path_, offset_bytes, SEEK_DATA);
+}
+
+Result<std::uint64_t> HostFile::seek_hole(std::uint64_t offset_bytes) {
+  return host_seek(fd(), path_, offset_bytes, SEEK_HOLE);
+}
+
+Status HostFile::drain_foreign_io() {
+  // Direct writes that a killed process had handed to the kernel (an io_uring is torn down after
+  // the process is gone) may still be on their way to the disk. ext4 and XFS let fallocate, and a
+  // truncate, wait for all direct I/O of the inode, and btrfs for its ordered extents. So ask for
+  // something that is so already: space that is allocated, or, in a file without data, the size
+  // that it has.
+  VT_ASSIGN_OR_RETURN(const std::uint64_t size, size_bytes());
+  if (size == 0) return {};
+  VT_ASSIGN_OR_RETURN(const std::uint64_t data, seek_data(0));
+  if (data < size) {
+    const int result =
+        retry_eintr([&] { return ::fallocate(fd(), FALLOC_FL_KEEP_SIZE, as_off(data), 1); });
+    if (result == 0) return {};
+    if (errno != EOPNOTSUPP) return failure(errno, "cannot wait for earlier writes");
+  }
+  return truncate(size);
+}
+
+Result<std::unique_ptr<File>> HostFileSystem::open(const std::string& path, OpenMode mode) {
+  int flags = O_CLOEXEC | (mode.writable ? O_RDWR : O_RDONLY);
+  if (mode.create) flags |= O_CREAT;
+  if (mode.create && mode.exclusive) flags |= O_EXCL;
+  UniqueFd fd(retry_eintr([&] { return ::open(path.c_str(), flags, 0600); }));
+  if (!fd.valid()) return Status::from_errno(errno, path);
+
+  // O_DIRECT is added afterwards: an open that is refused because of it has made the file already.
+  bool direct = false;
+  if (mode.direct) {
+    const int now = ::fcntl(fd.get(), F_GETFL);
+    direct = now >= 0 && ::fcntl(fd.get(), F_SETFL, now | O_DIRECT) == 0;
+  }
+  return std::unique_ptr<File>(std::make_unique<HostFile>(std::move(fd), path, direct, backend_));
+}
+
+Result<std::unique_ptr<MappedFile>> HostFileSystem::map(const std::string& path,
+                                                        std::uint64_t size_bytes,
+                                                        std::uint64_t reserve_bytes) {
+  UniqueFd fd(
+      retry_eintr([&] { return ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600); }));
+  if (!fd.valid()) return Status::from_errno(errno, path);
+  return HostMappedFile::make(std::move(fd), path, size_bytes, reserve_bytes);
+}
+
+Result<bool> HostFileSystem::exists(const std::string& path) {
+  struct stat st {};
+  if (::lstat(path.c_str(), &st) == 0) return true;
+  if (errno == ENOENT || errno == ENOTDIR) return false;
+  return Status::from_errno(errno, path);
+}
+
+Status HostFileSystem::unlink(const std::string& path) {
+  return ::unlink(path.c_str()) == 0 ? Status() : Status::from_errno(errno, path);
+}
+
+Status HostFileSystem::rename(const std::string& from, const std::string& to) {
+  if (::rename(from.c_str(), to.c_str()) == 0) return {};
+  return Status::from_errno(errno, fmt::format("{} to {}", from, to));
+}
+
+Status HostFileSystem::make_dir(const std::string& path) {
+  if (::mkdir(path.c_str(), 0700) == 0) return {};
+  const int error_number = errno;
+  struct stat st {};
+  if (error_number == EEXIST && ::stat(path.c_str(), &st) == 0 && S_ISDIR(st.st_mode)) return {};
+  return Status::from_errno(error_number, path);
+}
+
+Result<std::vector<std::string>> HostFileSystem::list_dir(const std::string& path) {
+  DIR* folder = ::opendir(path.c_str());
+  if (folder == nullptr) return Status::from_errno(errno, path);
+  std::vector<std::string> names;
+  errno = 0;
+  while (const dirent* entry = ::readdir(folder)) {
+    const std::string_view name = entry->d_name;
+    if (name != "." && name != "..") names.emplace_back(name);
+    errno = 0;
+  }
+  const int error_number = errno;
+  ::closedir(folder);
+  if (error_number != 0) return Status::from_errno(error_number, path);
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+Status HostFileSystem::sync_dir(const std::string& path) {
+  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!fd.valid() || ::fsync(fd.get()) != 0) return Status::from_errno(errno, path);
+  return {};
+}
+
+Result<FsInfo> HostFileSystem::info(const std::string& path) {
+  struct statfs fs {};
+  if (retry_eintr([&] { return ::statfs(path.c_str(), &fs); }) != 0) {
+    return Status::from_errno(errno, path);
+  }
+  FsInfo info;
+  const auto magic = static_cast<std::uint32_t>(fs.f_type);
+  info.type = fmt::format("0x{:x}", magic);
+  for (const FsKind& kind : kFsKinds) {
+    if (kind.magic != magic) continue;
+    info.type = kind.name;
+    info.copy_on_write = kind.copy_on_write;
+  }
+  const auto block_bytes = static_cast<std::uint64_t>(fs.f_bsize);
+  info.total_bytes = static_cast<std::uint64_t>(fs.f_blocks) * block_bytes;
+  info.free_bytes = static_cast<std::uint64_t>(fs.f_bavail) * block_bytes;
+  // ext4 counts the blocks of a file in 32 bits; the others reach the largest off_t.
+  constexpr std::uint64_t kExtBlocksMax = (std::uint64_t{1} << 32) - 1;
+  info.file_size_max_bytes = magic == kExtMagic ? kExtBlocksMax * block_bytes : kNoFileLimit;
+  info.sparse_files = try_sparse(path);
+  return info;
+}
+
+}  // namespace voltree
