@@ -111,19 +111,19 @@ class [[nodiscard]] Result {
 #define VT_CONCAT(a, b) VT_CONCAT_INNER(a, b)
 
 // Leaves the function with the Status of `expr` when that is not OK. The CO_ forms are for coroutines.
-#define VT_RETURN_IF_ERROR(expr)                        \
-  do {                                                  \
-    if (::voltree::Status vt_status = (expr); !vt_status.ok()) return vt_status; \
-  } while (false)
-#define VT_CO_RETURN_IF_ERROR(expr)                     \
-  do {                                                  \
-    if (::voltree::Status vt_status = (expr); !vt_status.ok()) co_return vt_status; \
+// (A counter names the temporary, so that one use may stand in a lambda within another.)
+#define VT_RETURN_IF_ERROR(expr) VT_LEAVE_IF_ERROR(expr, return, VT_CONCAT(vt_status_, __COUNTER__))
+#define VT_CO_RETURN_IF_ERROR(expr) \
+  VT_LEAVE_IF_ERROR(expr, co_return, VT_CONCAT(vt_status_, __COUNTER__))
+#define VT_LEAVE_IF_ERROR(expr, leave, tmp)                   \
+  do {                                                        \
+    if (::voltree::Status tmp = (expr); !tmp.ok()) leave tmp; \
   } while (false)
 
 // Declares `lhs` from a Result, or leaves the function with its Status.
-#define VT_ASSIGN_OR_RETURN(lhs, expr) VT_ASSIGN_IMPL(lhs, expr, return, VT_CONCAT(vt_res_, __LINE__))
+#define VT_ASSIGN_OR_RETURN(lhs, expr) VT_ASSIGN_IMPL(lhs, expr, return, VT_CONCAT(vt_res_, __COUNTER__))
 #define VT_CO_ASSIGN_OR_RETURN(lhs, expr) \
-  VT_ASSIGN_IMPL(lhs, expr, co_return, VT_CONCAT(vt_res_, __LINE__))
+  VT_ASSIGN_IMPL(lhs, expr, co_return, VT_CONCAT(vt_res_, __COUNTER__))
 #define VT_ASSIGN_IMPL(lhs, expr, leave, tmp) \
   auto tmp = (expr);                          \
   if (!tmp.ok()) leave tmp.status();          \

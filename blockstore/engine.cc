@@ -1,0 +1,145 @@
+#include "blockstore/engine.h"
+
+#include <algorithm>
+
+namespace voltree {
+namespace {
+
+// Layer ids are taken from the catalog this many at a time, so that a new layer costs one commit and not two.
+constexpr std::size_t kLayerIdBatch = 64;
+
+}  // namespace
+
+Engine::Engine(Runtime& runtime, std::string directory)
+    : runtime_(runtime), directory_(std::move(directory)) {}
+
+LayerRow row_of(Layer& layer, std::int64_t created_ns) {
+  const std::lock_guard lock(layer.mutex);
+  return {layer.id(), layer.owner(), layer.size_bytes(), layer.state.unsettled, created_ns};
+}
+
+Status Engine::check_writable() const {
+  if (!failed_.load(std::memory_order_acquire)) return {};
+  const std::lock_guard lock(failure_mutex_);
+  return error(Code::kReadOnly,
+               "the store went read-only after a failure ({}): stop the daemon, run `voltree check`, "
+               "and start it again",
+               failure_.message());
+}
+
+void Engine::fail(const Status& cause) {
+  const std::lock_guard lock(failure_mutex_);
+  if (failed_.load(std::memory_order_acquire)) return;
+  failure_ = cause;
+  failed_.store(true, std::memory_order_release);
+}
+
+Task<Result<std::shared_ptr<Layer>>> Engine::create_layer(NodeId owner, std::uint64_t size_bytes) {
+  auto guard = co_await layer_id_mutex_.lock();
+  if (layer_ids_.empty()) {
+    std::vector<LayerId> ids;
+    VT_CO_RETURN_IF_ERROR(co_await catalog_->commit([&ids](CatalogDb& db) -> Status {
+      for (std::size_t i = 0; i < kLayerIdBatch; ++i) {
+        VT_ASSIGN_OR_RETURN(const std::uint64_t id, db.next_id("layer"));
+        if (id > UINT32_MAX) return error(Code::kTooLarge, "this store has used up its layer ids");
+        ids.push_back(static_cast<LayerId>(id));
+      }
+      return {};
+    }));
+    std::reverse(ids.begin(), ids.end());
+    layer_ids_ = std::move(ids);
+  }
+  const LayerId id = layer_ids_.back();
+  layer_ids_.pop_back();
+  guard.unlock();
+
+  const LayerRow row{id, owner, size_bytes, true, runtime_.wall_now().count()};
+  auto layer = std::make_shared<Layer>(runtime_, directory_, row);
+  Status made = co_await runtime_.run_blocking([&layer] { return layer->create_files(); });
+  if (made.ok()) {
+    made = co_await catalog_->commit([&row](CatalogDb& db) { return db.put_layer(row); });
+  }
+  if (!made.ok()) {
+    (void)co_await runtime_.run_blocking(
+        [this, id] { return Layer::unlink_files(runtime_.fs(), directory_, id); });
+    co_return made;
+  }
+  layers_.add(layer);
+  co_return layer;
+}
+
+Task<Status> Engine::mark_unsettled(Layer& layer) {
+  auto guard = co_await layer.mark_mutex.lock();
+  LayerRow row = row_of(layer, runtime_.wall_now().count());
+  if (row.unsettled) co_return Status();
+  row.unsettled = true;
+  VT_CO_RETURN_IF_ERROR(co_await catalog_->commit([&row](CatalogDb& db) { return db.put_layer(row); }));
+  const std::lock_guard lock(layer.mutex);
+  layer.state.unsettled = true;
+  co_return Status();
+}
+
+Task<Status> Engine::mark_dirty(Layer& layer, std::vector<std::uint64_t> regions) {
+  auto guard = co_await layer.mark_mutex.lock();
+  {
+    // A region that is being settled is still dirty in the catalog: taking it back is enough.
+    const std::lock_guard lock(layer.mutex);
+    Layer::State& state = layer.state;
+    std::erase_if(regions, [&state](std::uint64_t region) {
+      if (state.settling_regions.erase(region) != 0) state.dirty_regions.insert(region);
+      return state.dirty_regions.contains(region);
+    });
+  }
+  if (regions.empty()) co_return Status();
+  const LayerId id = layer.id();
+  VT_CO_RETURN_IF_ERROR(co_await catalog_->commit(
+      [id, &regions](CatalogDb& db) { return db.mark_regions(id, regions, true); }));
+  const std::lock_guard lock(layer.mutex);
+  layer.state.dirty_regions.insert(regions.begin(), regions.end());
+  co_return Status();
+}
+
+Task<Status> Engine::settle(Layer& layer, Gate* write_gate) {
+  bool unsettled = false;
+  {
+    const std::lock_guard lock(layer.mutex);
+    Layer::State& state = layer.state;
+    state.settling_regions.merge(state.dirty_regions);
+    state.dirty_regions.clear();
+    unsettled = state.unsettled;
+  }
+  if (!unsettled) co_return Status();
+  VT_CO_RETURN_IF_ERROR(check_writable());
+  VT_CO_RETURN_IF_ERROR(co_await layer.ensure_open());
+  if (write_gate != nullptr) co_await write_gate->drain();
+  Status synced = co_await layer.file(true).sync_data();
+  if (synced.ok()) {
+    synced = co_await runtime_.run_blocking(
+        [&layer] { return layer.sums().sync_sync(0, layer.sums().size_bytes()); });
+  }
+  if (!synced.ok()) {
+    fail(synced);
+    co_return synced;
+  }
+  auto guard = co_await layer.mark_mutex.lock();
+  std::vector<std::uint64_t> regions;
+  LayerRow row = row_of(layer, runtime_.wall_now().count());
+  {
+    const std::lock_guard lock(layer.mutex);
+    const Layer::State& state = layer.state;
+    regions.assign(state.settling_regions.begin(), state.settling_regions.end());
+    row.unsettled = !state.pending_regions.empty() || !state.dirty_regions.empty() ||
+                    state.needs_sync || write_gate != nullptr;
+  }
+  const LayerId id = layer.id();
+  VT_CO_RETURN_IF_ERROR(co_await catalog_->commit([id, &regions, &row](CatalogDb& db) -> Status {
+    VT_RETURN_IF_ERROR(db.mark_regions(id, regions, false));
+    return row.unsettled ? Status() : db.put_layer(row);
+  }));
+  const std::lock_guard lock(layer.mutex);
+  for (const std::uint64_t region : regions) layer.state.settling_regions.erase(region);
+  layer.state.unsettled = row.unsettled;
+  co_return Status();
+}
+
+}  // namespace voltree

@@ -1,0 +1,74 @@
+// Engine: what the parts of an open store share. It knows no volumes and no lineage; those know it.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "blockstore/base/status.h"
+#include "blockstore/base/units.h"
+#include "blockstore/catalog.h"
+#include "blockstore/inflight.h"
+#include "blockstore/layer.h"
+#include "blockstore/runtime/io.h"
+#include "blockstore/runtime/sync.h"
+
+namespace voltree {
+
+struct EngineCounters {
+  std::atomic<std::uint64_t> reads{0}, read_bytes{0}, writes{0}, written_bytes{0}, flushes{0},
+      zeroes{0};
+  std::atomic<std::uint64_t> redirected_blocks{0}, checksum_rereads{0}, checksum_errors{0};
+  std::atomic<std::uint64_t> recovered_blocks{0}, restamped_blocks{0};
+};
+
+class Engine {
+ public:
+  Engine(Runtime& runtime, std::string directory);
+
+  Runtime& runtime() { return runtime_; }
+  const std::string& directory() const { return directory_; }
+  Catalog& catalog() { return *catalog_; }
+  void set_catalog(std::unique_ptr<Catalog> catalog) { catalog_ = std::move(catalog); }
+  LayerTable& layers() { return layers_; }
+  InflightTable& inflight() { return *inflight_; }
+  void set_inflight(std::unique_ptr<InflightTable> table) { inflight_ = std::move(table); }
+  // Entered around every read of layer data. A range is erased only after a drain that began when no node could see
+  // it any more (DESIGN section 2; I7, I8).
+  Gate& read_gate() { return read_gate_; }
+  EngineCounters& counters() { return counters_; }
+
+  // I10: from the first failed fsync or commit on, nothing is written any more.
+  bool read_only() const { return failed_.load(std::memory_order_acquire); }
+  Status check_writable() const;
+  void fail(const Status& cause);
+
+  // A new empty layer, durable in the catalog as `owner`'s and unsettled.
+  Task<Result<std::shared_ptr<Layer>>> create_layer(NodeId owner, std::uint64_t size_bytes);
+  // Sets the catalog's unsettled flag before the first write since the layer was settled.
+  Task<Status> mark_unsettled(Layer& layer);
+  // Marks regions dirty in the catalog before an in-place write into them (DESIGN section 4).
+  Task<Status> mark_dirty(Layer& layer, std::vector<std::uint64_t> regions);
+  // Makes the layer's dirty regions clean: data and sums durable, marks off. `write_gate` is that of the volume that
+  // may be writing to the layer, nullptr when none is.
+  Task<Status> settle(Layer& layer, Gate* write_gate);
+
+ private:
+  Runtime& runtime_;
+  const std::string directory_;
+  std::unique_ptr<Catalog> catalog_;
+  LayerTable layers_;
+  std::unique_ptr<InflightTable> inflight_;
+  Gate read_gate_;
+  EngineCounters counters_;
+  std::atomic<bool> failed_{false};
+  mutable std::mutex failure_mutex_;
+  Status failure_;
+  AsyncMutex layer_id_mutex_;
+  std::vector<LayerId> layer_ids_;  // reserved in the catalog, not used yet; guarded by layer_id_mutex_
+};
+
+LayerRow row_of(Layer& layer, std::int64_t created_ns);
+
+}  // namespace voltree

@@ -1,0 +1,97 @@
+// The table of in-place writes under way: run/inflight, mapped, so that it outlives the daemon (I5).
+//
+// An in-place write changes data first and its sums after. A daemon that dies between the two leaves a block whose sum is
+// old. The block was not acknowledged, so either contents are right, but it must not read as damaged for ever: recovery of
+// the same boot re-stamps the blocks of the slots in use, and no others. After a power loss the table is not
+// looked at (dirty regions take its place).
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "blockstore/base/status.h"
+#include "blockstore/base/units.h"
+#include "blockstore/runtime/io.h"
+#include "blockstore/runtime/sync.h"
+
+namespace voltree {
+
+class InflightTable {
+ public:
+  static constexpr std::size_t kSlots = 4096;
+  struct Entry {
+    NodeId node = kNoNode;
+    BlockRange range;
+  };
+  // A slot in use; given back when destroyed.
+  class [[nodiscard]] Slot {
+   public:
+    Slot() = default;
+    Slot(InflightTable* table, std::size_t index) : table_(table), index_(index) {}
+    Slot(Slot&& other) noexcept
+        : table_(std::exchange(other.table_, nullptr)), index_(other.index_) {}
+    Slot& operator=(Slot&& other) noexcept {
+      if (this != &other) {
+        release();
+        table_ = std::exchange(other.table_, nullptr);
+        index_ = other.index_;
+      }
+      return *this;
+    }
+    ~Slot() { release(); }
+    void release() {
+      if (table_) std::exchange(table_, nullptr)->release(index_);
+    }
+
+   private:
+    InflightTable* table_ = nullptr;
+    std::size_t index_ = 0;
+  };
+
+  // Opens the table and takes out what the last owner left in it. Blocking.
+  static Result<std::unique_ptr<InflightTable>> open(FileSystem& fs, const std::string& path);
+  // What was under way when the last owner stopped.
+  const std::vector<Entry>& left_behind() const { return left_behind_; }
+  // Forgets what was left behind: recovery is done with it.
+  void clear();
+
+  // Awaits a free slot and fills it. A write takes one slot at most, so that waiting here can not deadlock.
+  auto acquire(Entry entry) {
+    struct Awaiter {
+      InflightTable& table;
+      Entry entry;
+      std::size_t index = 0;
+      bool await_ready() const noexcept { return false; }
+      bool await_suspend(std::coroutine_handle<> handle) {
+        return !table.try_take(index, handle, &index);
+      }
+      Slot await_resume() {
+        table.fill(index, entry);
+        return Slot(&table, index);
+      }
+    };
+    return Awaiter{*this, entry};
+  }
+
+ private:
+  struct Wanting {
+    Waiter waiter;
+    std::size_t* index;
+  };
+  explicit InflightTable(std::unique_ptr<MappedFile> map);
+  bool try_take(std::size_t& index, std::coroutine_handle<> handle, std::size_t* where);
+  void fill(std::size_t index, const Entry& entry);
+  void release(std::size_t index);
+
+  std::unique_ptr<MappedFile> map_;
+  std::vector<Entry> left_behind_;
+  std::mutex mutex_;
+  std::vector<std::size_t> free_;
+  std::deque<Wanting> waiters_;
+};
+
+}  // namespace voltree
