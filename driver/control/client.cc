@@ -1,0 +1,123 @@
+#include "driver/control/client.h"
+
+#include <sys/stat.h>
+
+#include <fstream>
+
+#include "driver/control/protocol.h"
+
+namespace voltree {
+namespace {
+
+template <typename Derived>
+Result<std::unique_ptr<Client>> as_client(Result<std::unique_ptr<Derived>> made) {
+  if (!made.ok()) return made.status();
+  return std::unique_ptr<Client>(std::move(made).value());
+}
+
+}  // namespace
+
+Result<std::unique_ptr<SocketClient>> SocketClient::connect(const std::string& socket_path) {
+  VT_ASSIGN_OR_RETURN(const int fd, connect_unix(socket_path));
+  return std::unique_ptr<SocketClient>(new SocketClient(fd));
+}
+
+Result<Json> SocketClient::call(std::string_view method, Json params,
+                                const ProgressSink& progress) {
+  const std::uint64_t id = ++last_id_;
+  const Json request{
+      {"jsonrpc", "2.0"}, {"id", id}, {"method", method}, {"params", std::move(params)}};
+  const std::string line = dump_json(request);
+  if (line.size() > kRequestLineMaxBytes) {
+    return error(Code::kInvalid, "the request is longer than {} bytes", kRequestLineMaxBytes);
+  }
+  // A server that refuses the connection closes it at once; why it did is still there to be read.
+  const Status sent = socket_.write_line(line);
+  Result<Json> answer = read_answer(id, progress);
+  if (!sent.ok() && !answer.ok() && answer.status().code() == Code::kIoError) return sent;
+  return answer;
+}
+
+Result<Json> SocketClient::read_answer(std::uint64_t id, const ProgressSink& progress) {
+  while (true) {
+    VT_ASSIGN_OR_RETURN(const std::optional<std::string> line,
+                        socket_.read_line(kAnswerLineMaxBytes));
+    if (!line) {
+      return error(Code::kIoError, "the daemon closed the connection before it answered");
+    }
+    VT_ASSIGN_OR_RETURN(const Json message, parse_json(*line));
+    if (!message.is_object()) return error(Code::kIoError, "the daemon's answer is no object");
+    if (message.contains("method")) {
+      const Json params = message.value("params", Json::object());
+      const Json done = params.is_object() ? params.value("done", Json()) : Json();
+      const Json total = params.is_object() ? params.value("total", Json()) : Json();
+      if (progress && done.is_number_unsigned() && total.is_number_unsigned()) {
+        progress({done.get<std::uint64_t>(), total.get<std::uint64_t>()});
+      }
+      continue;
+    }
+    if (const auto failure = message.find("error"); failure != message.end()) {
+      return status_of_rpc_error(*failure);
+    }
+    const auto result = message.find("result");
+    if (result == message.end() || message.value("id", Json()) != Json(id)) {
+      return error(Code::kIoError, "the daemon answered something that was not asked");
+    }
+    return Json(*result);
+  }
+}
+
+Result<std::unique_ptr<Store>> open_store_blocking(Runtime& runtime, const std::string& directory,
+                                                   StoreOpenOptions options) {
+  struct stat info {};
+  const bool present = ::stat((directory + "/catalog.db").c_str(), &info) == 0;
+  if (!present && (errno == ENOENT || errno == ENOTDIR)) {
+    return error(Code::kNotFound, "there is no store in {}: make one with \"voltree init {}\"",
+                 directory, directory);
+  }
+  if (!present) return Status::from_errno(errno, directory);
+  return runtime.sync_wait(Store::open(runtime, directory, options));
+}
+
+EmbeddedClient::EmbeddedClient(std::unique_ptr<Runtime> runtime, std::unique_ptr<Store> store)
+    : runtime_(std::move(runtime)),
+      store_(std::move(store)),
+      service_(std::make_unique<Service>(*runtime_, *store_, nullptr)) {}
+
+EmbeddedClient::~EmbeddedClient() { (void)close(); }
+
+Result<std::unique_ptr<EmbeddedClient>> EmbeddedClient::open(const std::string& store_directory,
+                                                             bool background_work) {
+  RuntimeOptions runtime_options;
+  runtime_options.executors = 1;
+  VT_ASSIGN_OR_RETURN(std::unique_ptr<Runtime> runtime, make_host_runtime(runtime_options));
+  StoreOpenOptions options;
+  options.background_work = background_work;
+  VT_ASSIGN_OR_RETURN(std::unique_ptr<Store> store,
+                      open_store_blocking(*runtime, store_directory, options));
+  return std::unique_ptr<EmbeddedClient>(new EmbeddedClient(std::move(runtime), std::move(store)));
+}
+
+Result<Json> EmbeddedClient::call(std::string_view method, Json params,
+                                  const ProgressSink& progress) {
+  if (service_ == nullptr) return error(Code::kGone, "the store is closed");
+  return service_->call(method, params, progress);
+}
+
+Status EmbeddedClient::close() {
+  if (store_ == nullptr) return {};
+  service_.reset();
+  Status status = runtime_->sync_wait(store_->close());
+  store_.reset();
+  return status;
+}
+
+Result<std::unique_ptr<Client>> open_client(const ClientOptions& options) {
+  auto daemon = SocketClient::connect(control_socket_path(options.store_directory));
+  if (daemon.ok() || daemon.status().code() != Code::kNotFound) {
+    return as_client(std::move(daemon));
+  }
+  return as_client(EmbeddedClient::open(options.store_directory, options.background_work));
+}
+
+}  // namespace voltree

@@ -1,0 +1,65 @@
+#include "driver/control/service.h"
+
+#include <algorithm>
+#include <array>
+
+#include "driver/targets/loop_target.h"
+
+namespace voltree {
+namespace {
+
+const std::array<const std::vector<Method>*, 3>& tables() {
+  static const std::array<const std::vector<Method>*, 3> all{
+      {&volume_methods(), &store_methods(), &device_methods()}};
+  return all;
+}
+
+const Method* find_method(std::string_view name) {
+  for (const std::vector<Method>* table : tables()) {
+    for (const Method& method : *table) {
+      if (method.name == name) return &method;
+    }
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+Service::Service(Runtime& runtime, Store& store, ExportedTree* tree)
+    : runtime_(runtime),
+      store_(store),
+      tree_(tree),
+      loop_(std::make_unique<LoopTarget>(runtime, store, tree)) {}
+
+Service::~Service() = default;
+
+Result<Json> Service::call(std::string_view method, const Json& params,
+                           const ProgressSink& progress, Refusal* refusal) {
+  if (refusal) *refusal = Refusal::kNone;
+  const Method* found = find_method(method);
+  if (found == nullptr) {
+    if (refusal) *refusal = Refusal::kUnknownMethod;
+    return error(Code::kNotSupported, "unknown method {}", voltree::quoted(method.substr(0, 64)));
+  }
+  Call request(*this, params, progress);
+  Result<Json> answer = found->handler(request);
+  if (refusal && !answer.ok() && request.bad_params()) *refusal = Refusal::kBadParams;
+  return answer;
+}
+
+std::vector<std::string> Service::release_devices() { return loop_->release_all(); }
+
+std::vector<std::string_view> Service::method_names() {
+  std::vector<std::string_view> names;
+  for (const std::vector<Method>* table : tables()) {
+    for (const Method& method : *table) names.push_back(method.name);
+  }
+  return names;
+}
+
+void Call::invalidate(const std::string& name) {
+  if (tree() == nullptr) return;
+  if (Result<NodeName> node = parse_node_name(name); node.ok()) tree()->invalidate(*node);
+}
+
+}  // namespace voltree

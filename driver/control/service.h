@@ -1,0 +1,166 @@
+// Service: everything that can be asked of a store by name, with JSON in and JSON out
+// (docs/CONTROL.md).
+//
+// The one path behind both the control socket and commands that open the store themselves. Handlers
+// run on the caller's thread, which must not be an executor of the runtime: they block, and some of
+// them open files of our own FUSE tree, which the executors serve.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "blockstore/runtime/io.h"
+#include "blockstore/store.h"
+#include "driver/control/json.h"
+#include "driver/control/params.h"
+
+namespace voltree {
+
+class LoopTarget;
+
+// The tree in which volumes are files. Implemented by whoever mounts it (this layer knows nothing
+// of FUSE).
+class ExportedTree {
+ public:
+  virtual ~ExportedTree() = default;
+  virtual std::string mountpoint() const = 0;
+  virtual std::string path_of(const NodeName& name) const = 0;
+  // What the kernel remembers of this name may be wrong now (size, existence).
+  virtual void invalidate(const NodeName& name) = 0;
+};
+
+struct Progress {
+  std::uint64_t done = 0;
+  std::uint64_t total = 0;
+};
+using ProgressSink = std::function<void(const Progress&)>;
+
+// What went wrong at the level of the protocol, for JSON-RPC's own error codes.
+enum class Refusal : std::uint8_t { kNone, kUnknownMethod, kBadParams };
+
+class Service {
+ public:
+  // `tree` may be null: nothing is mounted, and attaching answers kNotSupported. All must outlive
+  // this.
+  Service(Runtime& runtime, Store& store, ExportedTree* tree);
+  ~Service();
+
+  // Thread-safe; blocks until the answer. `progress` is called on this thread, several times a
+  // second at most. `refusal` (may be null) says whether a failure is one of the protocol.
+  Result<Json> call(std::string_view method, const Json& params, const ProgressSink& progress = {},
+                    Refusal* refusal = nullptr);
+
+  // Waits that have no end of their own (erase.wait) answer kCancelled from now on.
+  void stop() { stopping_.store(true, std::memory_order_release); }
+  // Data of attached loop devices is written back and the idle ones are released; their books stay.
+  // Returns the devices that are still in use. For a daemon that is about to unmount.
+  std::vector<std::string> release_devices();
+
+  static std::vector<std::string_view> method_names();
+
+ private:
+  friend class Call;
+  Runtime& runtime_;
+  Store& store_;
+  ExportedTree* tree_;
+  std::unique_ptr<LoopTarget> loop_;
+  std::atomic<bool> stopping_{false};
+  const std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();
+};
+
+// One request on its way through a handler. (For service_*.cc.)
+class Call {
+ public:
+  Call(Service& service, const Json& params, const ProgressSink& progress)
+      : service_(service), params_(params), progress_(progress) {}
+
+  Store& store() { return service_.store_; }
+  ExportedTree* tree() { return service_.tree_; }
+  LoopTarget& loop() { return *service_.loop_; }
+  const Json& params() const { return params_; }
+  bool stopping() const { return service_.stopping_.load(std::memory_order_acquire); }
+  std::chrono::steady_clock::duration uptime() const {
+    return std::chrono::steady_clock::now() - service_.started_;
+  }
+
+  // params.done(), remembered as the protocol's refusal.
+  Status accept(const Params& params) {
+    Status status = params.done();
+    bad_params_ = !status.ok();
+    return status;
+  }
+  Status refuse(std::string message) {
+    bad_params_ = true;
+    return Status(Code::kInvalid, std::move(message));
+  }
+  bool bad_params() const { return bad_params_; }
+
+  // Runs a task of the store to its end.
+  template <typename T>
+  T wait(Task<T> task) {
+    return service_.runtime_.sync_wait(std::move(task));
+  }
+  // The same, reporting `sample()` meanwhile. nullopt when the service stops first and `may_leave`:
+  // the task then goes on by itself.
+  template <typename T>
+  std::optional<T> wait_reporting(Task<T> task, const std::function<Progress()>& sample,
+                                  bool may_leave);
+
+  void invalidate(const std::string& name);
+
+ private:
+  Service& service_;
+  const Json& params_;
+  const ProgressSink& progress_;
+  bool bad_params_ = false;
+};
+
+template <typename T>
+std::optional<T> Call::wait_reporting(Task<T> task, const std::function<Progress()>& sample,
+                                      bool may_leave) {
+  struct Meeting {
+    std::mutex mutex;
+    std::condition_variable arrived;
+    std::optional<T> result;
+  };
+  const auto meeting = std::make_shared<Meeting>();
+  spawn(service_.runtime_.executor(0), [](Task<T> body, std::shared_ptr<Meeting> at) -> Task<void> {
+    T result = co_await std::move(body);
+    const std::lock_guard lock(at->mutex);
+    at->result.emplace(std::move(result));
+    at->arrived.notify_all();
+  }(std::move(task), meeting));
+  while (true) {
+    {
+      std::unique_lock lock(meeting->mutex);
+      meeting->arrived.wait_for(lock, std::chrono::milliseconds(200),
+                                [&] { return meeting->result.has_value(); });
+      if (meeting->result) return std::move(meeting->result);
+    }
+    if (may_leave && stopping()) return std::nullopt;
+    if (progress_) progress_(sample());
+  }
+}
+
+// The methods, by group; each table is one file.
+struct Method {
+  std::string_view name;
+  Result<Json> (*handler)(Call&);
+};
+const std::vector<Method>& volume_methods();  // service_volumes.cc
+const std::vector<Method>& store_methods();   // service_store.cc
+const std::vector<Method>& device_methods();  // service_devices.cc
+
+// A node as the methods show it.
+Json node_json(const NodeInfo& info);
+
+}  // namespace voltree

@@ -1,0 +1,245 @@
+// Methods on volumes and snapshots.
+#include "driver/control/service.h"
+#include "driver/targets/loop_target.h"
+
+namespace voltree {
+namespace {
+
+constexpr std::uint64_t kDiffPageMax = 65536;
+
+std::string_view kind_name(NodeKind kind) {
+  switch (kind) {
+    case NodeKind::kHead:
+      return "volume";
+    case NodeKind::kSnapshot:
+      return "snapshot";
+    case NodeKind::kJunction:
+      return "junction";
+  }
+  return "unknown";
+}
+
+Json usage_json(const NodeUsage& usage) {
+  return Json{{"virtual_bytes", usage.virtual_bytes},
+              {"referenced_bytes", usage.referenced_bytes},
+              {"exclusive_bytes", usage.exclusive_bytes}};
+}
+
+Result<Json> node_answer(Call& call, const std::string& name) {
+  VT_ASSIGN_OR_RETURN(const NodeInfo info, call.wait(call.store().info(name)));
+  return node_json(info);
+}
+
+// The name of a volume, not of a snapshot: "a@s" gets a message that says so.
+Status check_volume_name(std::string_view parameter, const std::string& name) {
+  return check_name(name).with_context(parameter);
+}
+
+Result<Json> volume_create(Call& call) {
+  Params params(call.params());
+  const std::string name = params.text("name");
+  const std::uint64_t size_bytes = params.number("size_bytes");
+  const auto policy = params.optional_erase_policy("erase_policy");
+  VT_RETURN_IF_ERROR(call.accept(params));
+  VT_RETURN_IF_ERROR(check_volume_name("name", name));
+  VT_RETURN_IF_ERROR(check_volume_size(size_bytes));
+  VT_RETURN_IF_ERROR(call.wait(call.store().create_volume(name, size_bytes, policy)));
+  call.invalidate(name);
+  return node_answer(call, name);
+}
+
+Result<Json> volume_list(Call& call) {
+  Params params(call.params());
+  const bool junctions = params.flag("junctions");
+  const bool usage = params.flag("usage");
+  VT_RETURN_IF_ERROR(call.accept(params));
+  const std::vector<NodeInfo> nodes = call.wait(call.store().list(junctions));
+  Json list = Json::array();
+  for (const NodeInfo& node : nodes) {
+    Json item = node_json(node);
+    if (usage && node.kind != NodeKind::kJunction) {
+      Result<NodeUsage> cost = call.wait(call.store().usage(node.name.str()));
+      if (!cost.ok() && cost.status().code() == Code::kNotFound) continue;  // deleted meanwhile
+      if (!cost.ok()) return cost.status();
+      item["usage"] = usage_json(*cost);
+    }
+    list.push_back(std::move(item));
+  }
+  return Json{{"nodes", std::move(list)}};
+}
+
+Result<Json> volume_info(Call& call) {
+  Params params(call.params());
+  const std::string name = params.text("name");
+  const bool with_usage = params.flag("usage");
+  VT_RETURN_IF_ERROR(call.accept(params));
+  VT_ASSIGN_OR_RETURN(Json answer, node_answer(call, name));
+  if (with_usage) {
+    VT_ASSIGN_OR_RETURN(const NodeUsage usage, call.wait(call.store().usage(name)));
+    answer["usage"] = usage_json(usage);
+  }
+  return answer;
+}
+
+Result<Json> volume_usage(Call& call) {
+  Params params(call.params());
+  const std::vector<std::string> names = params.texts("names");
+  VT_RETURN_IF_ERROR(call.accept(params));
+  Json nodes = Json::array();
+  for (const std::string& name : names) {
+    VT_ASSIGN_OR_RETURN(const NodeUsage usage, call.wait(call.store().usage(name)));
+    Json item{{"name", name}};
+    item.update(usage_json(usage));
+    nodes.push_back(std::move(item));
+  }
+  VT_ASSIGN_OR_RETURN(const std::uint64_t together, call.wait(call.store().exclusive_of(names)));
+  return Json{{"nodes", std::move(nodes)}, {"freed_together_bytes", together}};
+}
+
+Result<Json> volume_snapshot(Call& call) {
+  Params params(call.params());
+  const std::string volume = params.text("volume");
+  const std::string snapshot = params.text("snapshot");
+  VT_RETURN_IF_ERROR(call.accept(params));
+  VT_RETURN_IF_ERROR(check_volume_name("volume", volume));
+  VT_RETURN_IF_ERROR(check_name(snapshot).with_context("snapshot"));
+  VT_RETURN_IF_ERROR(call.wait(call.store().snapshot(volume, snapshot)));
+  call.invalidate(volume + "@" + snapshot);
+  return node_answer(call, volume + "@" + snapshot);
+}
+
+Result<Json> volume_clone(Call& call) {
+  Params params(call.params());
+  const std::string source = params.text("source");
+  const std::string name = params.text("name");
+  const std::optional<std::uint64_t> size_bytes = params.optional_number("size_bytes");
+  VT_RETURN_IF_ERROR(call.accept(params));
+  VT_RETURN_IF_ERROR(parse_node_name(source).status());
+  VT_RETURN_IF_ERROR(check_volume_name("name", name));
+  if (size_bytes) VT_RETURN_IF_ERROR(check_volume_size(*size_bytes));
+  VT_RETURN_IF_ERROR(call.wait(call.store().clone(source, name, size_bytes.value_or(0))));
+  call.invalidate(name);
+  return node_answer(call, name);
+}
+
+Result<Json> volume_revert(Call& call) {
+  Params params(call.params());
+  const std::string volume = params.text("volume");
+  const std::string snapshot = params.text("snapshot");
+  RevertOptions options;
+  options.keep_as = params.text_or("keep_as", "");
+  VT_RETURN_IF_ERROR(call.accept(params));
+  VT_RETURN_IF_ERROR(check_volume_name("volume", volume));
+  // A snapshot of another volume is named whole; the store says what is wrong with it.
+  if (params.has("keep_as"))
+    VT_RETURN_IF_ERROR(check_name(options.keep_as).with_context("keep_as"));
+  VT_RETURN_IF_ERROR(call.wait(call.store().revert(volume, snapshot, options)));
+  call.invalidate(volume);
+  return node_answer(call, volume);
+}
+
+Result<Json> volume_resize(Call& call) {
+  Params params(call.params());
+  const std::string name = params.text("name");
+  const std::optional<std::uint64_t> size_bytes = params.optional_number("size_bytes");
+  const std::optional<std::uint64_t> grow_bytes = params.optional_number("grow_bytes");
+  const bool shrink = params.flag("shrink");
+  VT_RETURN_IF_ERROR(call.accept(params));
+  if (size_bytes.has_value() == grow_bytes.has_value()) {
+    return call.refuse("give one of the parameters \"size_bytes\" and \"grow_bytes\"");
+  }
+  VT_ASSIGN_OR_RETURN(const NodeInfo info, call.wait(call.store().info(name)));
+  const std::uint64_t wanted = size_bytes ? *size_bytes : info.size_bytes + *grow_bytes;
+  VT_RETURN_IF_ERROR(check_volume_size(wanted));
+  VT_RETURN_IF_ERROR(call.wait(call.store().resize(name, wanted, shrink)));
+  call.invalidate(name);
+  call.loop().capacity_changed(name);
+  return node_answer(call, name);
+}
+
+Result<Json> volume_rename(Call& call) {
+  Params params(call.params());
+  const std::string from = params.text("from");
+  const std::string to = params.text("to");
+  VT_RETURN_IF_ERROR(call.accept(params));
+  VT_RETURN_IF_ERROR(call.wait(call.store().rename(from, to)));
+  call.invalidate(from);
+  call.invalidate(to);
+  return node_answer(call, to);
+}
+
+Result<Json> volume_delete(Call& call) {
+  Params params(call.params());
+  const std::string name = params.text("name");
+  DeleteOptions options;
+  options.erase_policy = params.optional_erase_policy("erase_policy");
+  options.snapshots = params.flag("snapshots");
+  VT_RETURN_IF_ERROR(call.accept(params));
+  VT_ASSIGN_OR_RETURN(const std::uint64_t request, call.wait(call.store().remove(name, options)));
+  call.invalidate(name);
+  return Json{{"name", name}, {"erase_request", request}};
+}
+
+// One page of the differences: a store can hold millions of ranges, a message cannot.
+Result<Json> volume_diff(Call& call) {
+  Params params(call.params());
+  const std::string a = params.text("a");
+  const std::string b = params.text("b");
+  const std::uint64_t from_bytes = params.number_or("from_bytes", 0);
+  const std::uint64_t limit = params.number_or("limit", kDiffPageMax, kDiffPageMax);
+  VT_RETURN_IF_ERROR(call.accept(params));
+  if (limit == 0) return call.refuse("parameter \"limit\" must be at least 1");
+  VT_ASSIGN_OR_RETURN(const std::vector<ByteRange> ranges, call.wait(call.store().diff(a, b)));
+  Json list = Json::array();
+  std::uint64_t total_bytes = 0;
+  Json next = nullptr;
+  for (const ByteRange& range : ranges) {
+    total_bytes += range.length_bytes;
+    if (range.offset_bytes < from_bytes) continue;
+    if (list.size() < limit) {
+      list.push_back(
+          Json{{"offset_bytes", range.offset_bytes}, {"length_bytes", range.length_bytes}});
+    } else if (next.is_null()) {
+      next = range.offset_bytes;
+    }
+  }
+  return Json{{"a", a},
+              {"b", b},
+              {"ranges", std::move(list)},
+              {"changed_bytes", total_bytes},
+              {"range_count", ranges.size()},
+              {"next_from_bytes", std::move(next)}};
+}
+
+}  // namespace
+
+Json node_json(const NodeInfo& info) {
+  Json node{{"name", info.name.volume.empty() ? "" : info.name.str()},
+            {"kind", kind_name(info.kind)},
+            {"volume", info.name.volume},
+            {"snapshot", info.name.snapshot},
+            {"size_bytes", info.size_bytes},
+            {"created_ns", info.created_ns},
+            {"origin", info.origin},
+            {"depth", info.depth},
+            {"open", info.open},
+            {"attached", info.attached},
+            {"children", info.children},
+            {"id", info.id},
+            {"parent", info.parent}};
+  return node;
+}
+
+const std::vector<Method>& volume_methods() {
+  static const std::vector<Method> methods{
+      {"volume.create", volume_create},     {"volume.list", volume_list},
+      {"volume.info", volume_info},         {"volume.usage", volume_usage},
+      {"volume.snapshot", volume_snapshot}, {"volume.clone", volume_clone},
+      {"volume.revert", volume_revert},     {"volume.resize", volume_resize},
+      {"volume.rename", volume_rename},     {"volume.delete", volume_delete},
+      {"volume.diff", volume_diff},
+  };
+  return methods;
+}
+
+}  // namespace voltree

@@ -1,0 +1,56 @@
+// The kernel's loop devices, one system call at a time. Linux only; everything here may block.
+//
+// Nothing here knows of volumes. No function may be called on an executor of the runtime:
+// configuring a device reads from the file behind it, which our own executors serve.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "blockstore/base/status.h"
+
+namespace voltree::loop {
+
+struct Config {
+  std::string backing_file;
+  bool read_only = false;
+  std::uint32_t sector_size_bytes = 512;
+};
+
+struct State {
+  bool bound = false;        // it has a backing file that still answers
+  dev_t backing_device = 0;  // st_dev of the backing file
+  ino_t backing_inode = 0;
+  bool direct_io = false;
+};
+
+// OK when this process may make loop devices; otherwise why not.
+Status check_supported();
+
+// Binds `config.backing_file` to a free device, with direct I/O and partition scan, and returns its
+// path
+// ("/dev/loop3"). Makes device nodes that nobody else makes (containers have no udev).
+Result<std::string> bind(const Config& config);
+
+// What `device` is bound to; not bound when it does not exist, is free, or its backing file is
+// dead.
+State state_of(const std::string& device);
+
+// Who uses `device`: mounts, swap, holders (device mapper, md), processes that have it open. For a
+// message; empty when nobody does.
+std::vector<std::string> users_of(const std::string& device);
+
+// Writes back what is cached of `device` and unbinds it. kBusy, naming who, when it is in use:
+// nothing changed then.
+Status unbind(const std::string& device);
+
+// The backing file has another size now.
+Status update_capacity(const std::string& device);
+
+// N of "/dev/loopN"; -1 for anything else.
+int device_number(const std::string& device);
+
+}  // namespace voltree::loop
