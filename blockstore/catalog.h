@@ -1,5 +1,5 @@
 // The catalog: every durable fact of a store that is not block data, in one SQLite database
-// (schema: docs/FORMAT.md). SQLite is included in catalog*.cc and nowhere else.
+// (schema: docs/FORMAT.md). SQLite is included in catalog_*.{h,cc} and sqlite_vfs.cc and nowhere else.
 //
 // CatalogDb is the synchronous half: rows in, rows out, within a transaction. Catalog is the other half: it owns the
 // strand on which CatalogDb runs and gathers concurrent commits into one transaction and one fsync (group commit).
@@ -132,13 +132,16 @@ class CatalogDb {
 
   const FormatInfo& format() const;
 
-  // A transaction. Mutators outside of one are a bug.
+  // A transaction. Mutators outside of one are a bug and are refused with kInvalid.
   Status begin();
-  Status commit();    // durable when it returns OK (WAL, synchronous=FULL)
-  void rollback();
+  // Durable when it returns OK (WAL, synchronous=FULL); rolled back when it does not.
+  Status commit();
+  void rollback();  // nothing happens outside of a transaction
   Status savepoint();            // within a transaction: one member of a group commit
+  // Ends the member. Not OK: it leaves rows that point at nothing, or SQLite failed; roll back to the savepoint then.
   Status release_savepoint();
-  void rollback_to_savepoint();
+  // Undoes and ends the member. Not OK: the whole transaction is gone (SQLite rolls back by itself on some failures).
+  Status rollback_to_savepoint();
 
   Result<CatalogImage> load();
 
@@ -146,10 +149,13 @@ class CatalogDb {
   Result<std::optional<std::string>> setting(const std::string& key);
   Status put_setting(const std::string& key, const std::string& value);
 
-  // Ids never come back: each is one more than the largest ever given (kept in settings).
+  // Ids never come back: each is one more than the largest ever given (table last_id). A
+  // change that is rolled back was never given its ids: do nothing durable under an id before its commit.
   Result<std::uint64_t> next_id(const std::string& kind);  // "volume", "node", "layer", "erase", "item", "certificate", "attachment"
 
-  Status put_volume(const VolumeRow& row);  // inserts or replaces by id
+  // put_*: inserts, or replaces the row of that id. kExists: another volume has the name, or another snapshot of the
+  // volume has it.
+  Status put_volume(const VolumeRow& row);
   Status remove_volume(VolumeId id);
   Status put_node(const NodeRow& row);
   Status remove_node(NodeId id);
@@ -172,7 +178,7 @@ class CatalogDb {
   Status put_attachment(const AttachmentRow& row);
   Status remove_attachment(std::uint64_t id);
 
-  // A node's saved merged map (format/region_format's encode_map chunks).
+  // A node's saved merged map (format/region_format's encode_map chunks). Ignored when the node is gone.
   Status put_saved_map(NodeId node, const std::vector<std::string>& chunks);
   Result<std::optional<std::vector<std::string>>> saved_map(NodeId node);
   Result<std::vector<NodeId>> saved_map_nodes();
@@ -210,13 +216,16 @@ class Catalog {
  private:
   struct Member;
   struct CommitAwaiter;
+  void join_group(Member* member);
   void run_group();
+  Status commit_group(const std::vector<Member*>& group);
+  Status run_member(Member& member);
   void post_read(std::function<void()> job);
 
-  Runtime& runtime_;
   std::unique_ptr<CatalogDb> db_;
   std::mutex mutex_;
-  std::vector<Member*> waiting_;
+  std::vector<Member*> waiting_;  // mutex_; in the order in which they came
+  bool group_scheduled_ = false;  // mutex_; run_group is on the strand and will take waiting_
   std::atomic<bool> failed_{false};
   std::atomic<std::uint64_t> commits_{0};
   std::unique_ptr<Runtime::Strand> strand_;

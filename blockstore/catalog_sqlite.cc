@@ -241,6 +241,13 @@ Status Query::run() {
   return {};
 }
 
+Status Query::begin() {
+  VT_ASSIGN_OR_RETURN(const bool row, step());
+  assert(!row);
+  static_cast<void>(row);
+  return {};
+}
+
 std::string Query::bytes(int column) const {
   const auto* data = static_cast<const char*>(sqlite3_column_blob(statement_, column));
   const auto count = static_cast<std::size_t>(sqlite3_column_bytes(statement_, column));

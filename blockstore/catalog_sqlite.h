@@ -84,6 +84,8 @@ class Query {
   // Runs a change. Refused outside of a transaction: it would be durable on its own, whatever the
   // rest becomes. kExists when a unique name is taken.
   Status run();
+  // As run(), for BEGIN.
+  Status begin();
 
   int column_type(int column) const { return sqlite3_column_type(statement_, column); }
   std::int64_t number(int column) const { return sqlite3_column_int64(statement_, column); }

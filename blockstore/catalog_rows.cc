@@ -1,0 +1,400 @@
+// CatalogDb's rows: what each table takes in, and what is checked of what it gives back.
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "blockstore/catalog_db_impl.h"
+
+namespace voltree {
+namespace {
+
+constexpr std::uint64_t kLayerIdMax = std::numeric_limits<LayerId>::max();
+
+LayerId read_layer_id(RowReader& row, std::string_view column) {
+  return static_cast<LayerId>(row.number(column, 1, kLayerIdMax));
+}
+
+ErasePolicy read_policy(RowReader& row, std::string_view column) {
+  return static_cast<ErasePolicy>(row.number(column, 0, 3));
+}
+
+VolumeRow read_volume(RowReader& row) {
+  VolumeRow volume;
+  volume.id = row.number("id", 1);
+  volume.name = row.text("name");
+  volume.head = row.id_or_none("head");
+  if (row.next_is_null()) {
+    row.skip();
+  } else {
+    volume.erase_policy = read_policy(row, "erase_policy");
+  }
+  volume.created_ns = row.signed_number("created_ns");
+  const Status name = check_name(volume.name);
+  row.require(name.ok(), name.message());
+  return volume;
+}
+
+NodeRow read_node(RowReader& row) {
+  NodeRow node;
+  node.id = row.number("id", 1);
+  node.kind = static_cast<NodeKind>(row.number("kind", 0, 2));
+  node.parent = row.id_or_none("parent");
+  node.volume = row.number("volume", 0);
+  if (row.next_is_null()) {
+    row.skip();
+    row.require(node.kind != NodeKind::kSnapshot, "a snapshot without a name");
+  } else {
+    node.snapshot = row.text("snapshot");
+    row.require(node.kind == NodeKind::kSnapshot, "a name on what is not a snapshot");
+    const Status name = check_name(node.snapshot);
+    row.require(name.ok(), name.message());
+  }
+  node.size_bytes = row.number("size_bytes", 0);
+  row.require(node.size_bytes % kSectorBytes == 0, "size_bytes is not a multiple of 512");
+  row.require(node.parent != node.id, "a node that is its own parent");
+  node.created_ns = row.signed_number("created_ns");
+  return node;
+}
+
+LayerRow read_layer(RowReader& row) {
+  LayerRow layer;
+  layer.id = read_layer_id(row, "id");
+  layer.owner = row.id_or_none("owner");
+  layer.size_bytes = row.number("size_bytes", 0);
+  layer.unsettled = row.flag("unsettled");
+  layer.created_ns = row.signed_number("created_ns");
+  return layer;
+}
+
+EraseRequestRow read_erase_request(RowReader& row) {
+  EraseRequestRow request;
+  request.id = row.number("id", 1);
+  request.what = row.text("what");
+  request.policy = read_policy(row, "policy");
+  request.requested_ns = row.signed_number("requested_ns");
+  request.erased_bytes = row.number("erased_bytes", 0);
+  request.verified_bytes = row.number("verified_bytes", 0);
+  request.items_done = row.number("items_done", 0);
+  return request;
+}
+
+EraseItemRow read_erase_item(RowReader& row) {
+  EraseItemRow item;
+  item.id = row.number("id", 1);
+  item.request = row.number("request", 1);
+  item.layer = read_layer_id(row, "layer");
+  item.whole_layer = row.flag("whole_layer");
+  item.ranges = row.blob("ranges");
+  row.require(item.ranges.empty() == item.whole_layer, "ranges do not fit whole_layer");
+  item.estimated_bytes = row.number("estimated_bytes", 0);
+  return item;
+}
+
+AttachmentRow read_attachment(RowReader& row) {
+  AttachmentRow attachment;
+  attachment.id = row.number("id", 1);
+  attachment.node = row.number("node", 1);
+  attachment.target = row.text("target");
+  attachment.device = row.text("device");
+  attachment.read_only = row.flag("read_only");
+  attachment.sector_size_bytes =
+      static_cast<std::uint32_t>(row.number("sector_size_bytes", 512, 65536));
+  attachment.boot_id = row.text("boot_id");
+  attachment.created_ns = row.signed_number("created_ns");
+  return attachment;
+}
+
+// Reads every row of `query` with `read`, which takes the columns that the query names, in its
+// order.
+template <typename Row>
+Status read_all(Query& query, std::string_view table, Row (*read)(RowReader&),
+                std::vector<Row>& out) {
+  while (true) {
+    VT_ASSIGN_OR_RETURN(const bool more, query.step());
+    if (!more) return {};
+    RowReader row(query, table);
+    Row value = read(row);
+    VT_RETURN_IF_ERROR(row.status());
+    out.push_back(std::move(value));
+  }
+}
+
+template <typename Row>
+Status read_table(Connection& connection, std::string_view sql, std::string_view table,
+                  Row (*read)(RowReader&), std::vector<Row>& out) {
+  Query query(connection, sql);
+  return read_all(query, table, read, out);
+}
+
+// `sql` deletes by ?1.
+Status remove_by_id(Connection& connection, std::string_view sql, std::uint64_t id) {
+  Query query(connection, sql);
+  return query.bind(id).run();
+}
+
+}  // namespace
+
+Result<CatalogImage> CatalogDb::load() {
+  CatalogImage image;
+  Connection& db = *impl_->connection;
+  VT_RETURN_IF_ERROR(
+      read_table(db, "SELECT id, name, head, erase_policy, created_ns FROM volume ORDER BY id",
+                 "volume", read_volume, image.volumes));
+  VT_RETURN_IF_ERROR(read_table(
+      db, "SELECT id, kind, parent, volume, snapshot, size_bytes, created_ns FROM node ORDER BY id",
+      "node", read_node, image.nodes));
+  VT_RETURN_IF_ERROR(
+      read_table(db, "SELECT id, owner, size_bytes, unsettled, created_ns FROM layer ORDER BY id",
+                 "layer", read_layer, image.layers));
+  VT_RETURN_IF_ERROR(
+      read_table(db,
+                 "SELECT id, what, policy, requested_ns, erased_bytes, verified_bytes, items_done "
+                 "FROM erase_request ORDER BY id",
+                 "erase_request", read_erase_request, image.erase_requests));
+  VT_RETURN_IF_ERROR(read_table(db,
+                                "SELECT id, request, layer, whole_layer, ranges, estimated_bytes "
+                                "FROM erase_item ORDER BY id",
+                                "erase_item", read_erase_item, image.erase_items));
+  VT_RETURN_IF_ERROR(
+      read_table(db,
+                 "SELECT id, node, target, device, read_only, sector_size_bytes, boot_id, "
+                 "created_ns FROM attachment ORDER BY id",
+                 "attachment", read_attachment, image.attachments));
+  return image;
+}
+
+Status CatalogDb::put_volume(const VolumeRow& row) {
+  Query query(*impl_->connection,
+              "INSERT INTO volume (id, name, head, erase_policy, created_ns) "
+              "VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (id) DO UPDATE SET name = excluded.name, "
+              "head = excluded.head, erase_policy = excluded.erase_policy, "
+              "created_ns = excluded.created_ns");
+  query.bind(row.id).bind_text(row.name).bind_id(row.head);
+  if (row.erase_policy) {
+    query.bind(static_cast<std::uint64_t>(*row.erase_policy));
+  } else {
+    query.bind_null();
+  }
+  Status status = query.bind_signed(row.created_ns).run();
+  if (status.code() != Code::kExists) return status;
+  return error(Code::kExists, "there is a volume {} already", quoted(row.name));
+}
+
+Status CatalogDb::remove_volume(VolumeId id) {
+  return remove_by_id(*impl_->connection, "DELETE FROM volume WHERE id = ?1", id);
+}
+
+Status CatalogDb::put_node(const NodeRow& row) {
+  Query query(*impl_->connection,
+              "INSERT INTO node (id, kind, parent, volume, snapshot, size_bytes, created_ns) "
+              "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (id) DO UPDATE SET "
+              "kind = excluded.kind, parent = excluded.parent, volume = excluded.volume, "
+              "snapshot = excluded.snapshot, size_bytes = excluded.size_bytes, "
+              "created_ns = excluded.created_ns");
+  query.bind(row.id).bind(static_cast<std::uint64_t>(row.kind)).bind_id(row.parent);
+  query.bind(row.volume);
+  if (row.snapshot.empty()) {
+    query.bind_null();
+  } else {
+    query.bind_text(row.snapshot);
+  }
+  Status status = query.bind(row.size_bytes).bind_signed(row.created_ns).run();
+  if (status.code() != Code::kExists) return status;
+  return error(Code::kExists, "the volume has a snapshot {} already", quoted(row.snapshot));
+}
+
+Status CatalogDb::remove_node(NodeId id) {
+  return remove_by_id(*impl_->connection, "DELETE FROM node WHERE id = ?1", id);
+}
+
+Status CatalogDb::put_layer(const LayerRow& row) {
+  Query query(*impl_->connection,
+              "INSERT INTO layer (id, owner, size_bytes, unsettled, created_ns) "
+              "VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (id) DO UPDATE SET "
+              "owner = excluded.owner, size_bytes = excluded.size_bytes, "
+              "unsettled = excluded.unsettled, created_ns = excluded.created_ns");
+  query.bind(row.id).bind_id(row.owner).bind(row.size_bytes).bind(row.unsettled ? 1U : 0U);
+  return query.bind_signed(row.created_ns).run();
+}
+
+Status CatalogDb::remove_layer(LayerId id) {
+  return remove_by_id(*impl_->connection, "DELETE FROM layer WHERE id = ?1", id);
+}
+
+Status CatalogDb::put_region(const RegionRow& row) {
+  if (row.state.empty()) {
+    Query query(*impl_->connection, "DELETE FROM layer_index WHERE layer = ?1 AND region = ?2");
+    return query.bind(row.layer).bind(row.region).run();
+  }
+  Query query(*impl_->connection,
+              "INSERT INTO layer_index (layer, region, state, dirty) SELECT ?1, ?2, ?3, ?4 "
+              "WHERE EXISTS (SELECT 1 FROM layer WHERE id = ?1) "
+              "ON CONFLICT (layer, region) DO UPDATE SET state = excluded.state, "
+              "dirty = excluded.dirty");
+  query.bind(row.layer).bind(row.region).bind_blob(row.state);
+  return query.bind(row.dirty ? 1U : 0U).run();
+}
+
+Status CatalogDb::mark_regions(LayerId layer, const std::vector<std::uint64_t>& regions,
+                               bool dirty) {
+  for (const std::uint64_t region : regions) {
+    Query query(*impl_->connection,
+                "UPDATE layer_index SET dirty = ?3 WHERE layer = ?1 AND region = ?2");
+    VT_RETURN_IF_ERROR(query.bind(layer).bind(region).bind(dirty ? 1U : 0U).run());
+  }
+  return {};
+}
+
+Result<std::vector<RegionRow>> CatalogDb::regions(LayerId layer) {
+  std::vector<RegionRow> rows;
+  Query query(*impl_->connection,
+              "SELECT layer, region, state, dirty FROM layer_index WHERE layer = ?1 "
+              "ORDER BY region");
+  query.bind(layer);
+  const auto read = +[](RowReader& row) {
+    RegionRow region;
+    region.layer = read_layer_id(row, "layer");
+    region.region = row.number("region", 0);
+    region.state = row.blob("state");
+    row.require(!region.state.empty(), fmt::format("region {}: an empty state", region.region));
+    region.dirty = row.flag("dirty");
+    return region;
+  };
+  VT_RETURN_IF_ERROR(read_all(query, "layer_index", read, rows));
+  return rows;
+}
+
+Status CatalogDb::put_erase_request(const EraseRequestRow& row) {
+  Query query(*impl_->connection,
+              "INSERT INTO erase_request (id, what, policy, requested_ns, erased_bytes, "
+              "verified_bytes, items_done) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) "
+              "ON CONFLICT (id) DO UPDATE SET what = excluded.what, policy = excluded.policy, "
+              "requested_ns = excluded.requested_ns, erased_bytes = excluded.erased_bytes, "
+              "verified_bytes = excluded.verified_bytes, items_done = excluded.items_done");
+  query.bind(row.id).bind_text(row.what).bind(static_cast<std::uint64_t>(row.policy));
+  query.bind_signed(row.requested_ns).bind(row.erased_bytes).bind(row.verified_bytes);
+  return query.bind(row.items_done).run();
+}
+
+Status CatalogDb::remove_erase_request(std::uint64_t id) {
+  return remove_by_id(*impl_->connection, "DELETE FROM erase_request WHERE id = ?1", id);
+}
+
+Status CatalogDb::put_erase_item(const EraseItemRow& row) {
+  Query query(*impl_->connection,
+              "INSERT INTO erase_item (id, request, layer, whole_layer, ranges, estimated_bytes) "
+              "VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (id) DO UPDATE SET "
+              "request = excluded.request, layer = excluded.layer, "
+              "whole_layer = excluded.whole_layer, ranges = excluded.ranges, "
+              "estimated_bytes = excluded.estimated_bytes");
+  query.bind(row.id).bind(row.request).bind(row.layer).bind(row.whole_layer ? 1U : 0U);
+  return query.bind_blob(row.ranges).bind(row.estimated_bytes).run();
+}
+
+Status CatalogDb::remove_erase_item(std::uint64_t id) {
+  return remove_by_id(*impl_->connection, "DELETE FROM erase_item WHERE id = ?1", id);
+}
+
+Status CatalogDb::put_certificate(const CertificateRow& row) {
+  Query query(*impl_->connection,
+              "INSERT INTO certificate (id, json) VALUES (?1, ?2) "
+              "ON CONFLICT (id) DO UPDATE SET json = excluded.json");
+  return query.bind(row.id).bind_text(row.json).run();
+}
+
+Result<std::vector<CertificateRow>> CatalogDb::certificates(std::uint64_t after_id,
+                                                            std::size_t limit) {
+  std::vector<CertificateRow> rows;
+  Query query(*impl_->connection,
+              "SELECT id, json FROM certificate WHERE id > ?1 ORDER BY id LIMIT ?2");
+  query.bind(after_id).bind(std::min<std::uint64_t>(limit, INT64_MAX));
+  const auto read = +[](RowReader& row) {
+    CertificateRow certificate;
+    certificate.id = row.number("id", 1);
+    certificate.json = row.text("json");
+    return certificate;
+  };
+  VT_RETURN_IF_ERROR(read_all(query, "certificate", read, rows));
+  return rows;
+}
+
+Status CatalogDb::put_attachment(const AttachmentRow& row) {
+  Query query(*impl_->connection,
+              "INSERT INTO attachment (id, node, target, device, read_only, sector_size_bytes, "
+              "boot_id, created_ns) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) "
+              "ON CONFLICT (id) DO UPDATE SET node = excluded.node, target = excluded.target, "
+              "device = excluded.device, read_only = excluded.read_only, "
+              "sector_size_bytes = excluded.sector_size_bytes, boot_id = excluded.boot_id, "
+              "created_ns = excluded.created_ns");
+  query.bind(row.id).bind(row.node).bind_text(row.target).bind_text(row.device);
+  query.bind(row.read_only ? 1U : 0U).bind(row.sector_size_bytes).bind_text(row.boot_id);
+  return query.bind_signed(row.created_ns).run();
+}
+
+Status CatalogDb::remove_attachment(std::uint64_t id) {
+  return remove_by_id(*impl_->connection, "DELETE FROM attachment WHERE id = ?1", id);
+}
+
+Status CatalogDb::put_saved_map(NodeId node, const std::vector<std::string>& chunks) {
+  VT_RETURN_IF_ERROR(remove_saved_map(node));
+  {
+    Query query(*impl_->connection, "SELECT 1 FROM node WHERE id = ?1");
+    VT_ASSIGN_OR_RETURN(const bool there, query.bind(node).step());
+    if (!there) return {};
+  }
+  {
+    Query query(*impl_->connection, "INSERT INTO saved_map (node, chunks) VALUES (?1, ?2)");
+    VT_RETURN_IF_ERROR(query.bind(node).bind(chunks.size()).run());
+  }
+  for (std::size_t chunk = 0; chunk < chunks.size(); ++chunk) {
+    Query query(*impl_->connection,
+                "INSERT INTO saved_map_chunk (node, chunk, bytes) VALUES (?1, ?2, ?3)");
+    VT_RETURN_IF_ERROR(query.bind(node).bind(chunk).bind_blob(chunks[chunk]).run());
+  }
+  return {};
+}
+
+Result<std::optional<std::vector<std::string>>> CatalogDb::saved_map(NodeId node) {
+  std::uint64_t count = 0;
+  {
+    Query query(*impl_->connection, "SELECT node, chunks FROM saved_map WHERE node = ?1");
+    VT_ASSIGN_OR_RETURN(const bool there, query.bind(node).step());
+    if (!there) return std::optional<std::vector<std::string>>();
+    RowReader row(query, "saved_map");
+    row.skip();
+    count = row.number("chunks", 0);
+    VT_RETURN_IF_ERROR(row.status());
+  }
+  std::vector<std::string> chunks;
+  Query query(*impl_->connection,
+              "SELECT node, chunk, bytes FROM saved_map_chunk WHERE node = ?1 ORDER BY chunk");
+  query.bind(node);
+  while (true) {
+    VT_ASSIGN_OR_RETURN(const bool more, query.step());
+    if (!more) break;
+    RowReader row(query, "saved_map_chunk");
+    row.skip();
+    row.number("chunk", chunks.size(), chunks.size());  // in order, none missing
+    chunks.push_back(row.blob("bytes"));
+    VT_RETURN_IF_ERROR(row.status());
+  }
+  if (chunks.size() != count) {
+    return error(Code::kDamaged, "catalog: table saved_map, row {}: {} chunks, {} are there", node,
+                 count, chunks.size());
+  }
+  return std::optional<std::vector<std::string>>(std::move(chunks));
+}
+
+Result<std::vector<NodeId>> CatalogDb::saved_map_nodes() {
+  std::vector<NodeId> nodes;
+  Query query(*impl_->connection, "SELECT node FROM saved_map ORDER BY node");
+  const auto read = +[](RowReader& row) -> NodeId { return row.number("node", 1); };
+  VT_RETURN_IF_ERROR(read_all(query, "saved_map", read, nodes));
+  return nodes;
+}
+
+Status CatalogDb::remove_saved_map(NodeId node) {
+  return remove_by_id(*impl_->connection, "DELETE FROM saved_map WHERE node = ?1", node);
+}
+
+}  // namespace voltree

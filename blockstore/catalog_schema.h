@@ -1,0 +1,14 @@
+// The catalog's schema, format version 1. docs/FORMAT.md explains every table and column.
+#pragma once
+
+#include <cstdint>
+
+namespace voltree {
+
+// "vltr": what SQLite's header says the database is.
+inline constexpr std::int64_t kCatalogApplicationId = 0x766c7472;
+
+// Makes every table of kFormatVersion in an empty database.
+extern const char* const kCatalogSchema;
+
+}  // namespace voltree
