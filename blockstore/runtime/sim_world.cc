@@ -1,0 +1,289 @@
+#include "blockstore/runtime/sim_world.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cassert>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+
+namespace voltree {
+namespace {
+
+constexpr std::uint64_t kPage = SimInode::kPageBytes;
+
+std::uint64_t page_up(std::uint64_t bytes) { return (bytes + kPage - 1) / kPage * kPage; }
+
+// Calls visit(page, offset inside it, position in the range, length) for each page that a range
+// touches.
+template <typename Visit>
+void for_each_page(std::uint64_t offset_bytes, std::uint64_t length_bytes, Visit visit) {
+  for (std::uint64_t done = 0; done < length_bytes;) {
+    const std::uint64_t at = offset_bytes + done;
+    const std::uint64_t length = std::min(kPage - at % kPage, length_bytes - done);
+    visit(at / kPage, at % kPage, done, length);
+    done += length;
+  }
+}
+
+}  // namespace
+
+SimInode::~SimInode() {
+  *used_pages_ -= pages_.size();
+  if (region_ != nullptr) ::munmap(region_, region_bytes_);
+}
+
+std::byte* SimInode::bytes_of(std::uint64_t page) {
+  if ((page + 1) * kPage <= region_bytes_) return region_ + page * kPage;
+  const auto found = pages_.find(page);
+  return found == pages_.end() ? nullptr : found->second.own->data();
+}
+
+void SimInode::read(std::span<std::byte> out, std::uint64_t offset_bytes) const {
+  std::fill(out.begin(), out.end(), std::byte{0});
+  if (offset_bytes >= size_bytes_) return;
+  const std::uint64_t length = std::min<std::uint64_t>(out.size(), size_bytes_ - offset_bytes);
+  for_each_page(offset_bytes, length, [&](auto page, auto inside, auto done, auto count) {
+    // A mapping may have stored to a page that was never reserved: the region is read as it is.
+    if ((page + 1) * kPage <= region_bytes_) {
+      std::memcpy(out.data() + done, region_ + page * kPage + inside, count);
+    } else if (const auto found = pages_.find(page); found != pages_.end()) {
+      std::memcpy(out.data() + done, found->second.own->data() + inside, count);
+    }
+  });
+}
+
+std::uint64_t SimInode::seek_data(std::uint64_t offset_bytes) const {
+  for (auto at = pages_.lower_bound(offset_bytes / kPage); at != pages_.end(); ++at) {
+    if (!at->second.written) continue;
+    return std::min(std::max(offset_bytes, at->first * kPage), size_bytes_);
+  }
+  return size_bytes_;
+}
+
+std::uint64_t SimInode::seek_hole(std::uint64_t offset_bytes) const {
+  std::uint64_t page = offset_bytes / kPage;
+  for (auto at = pages_.lower_bound(page); at != pages_.end(); ++at, ++page) {
+    if (at->first != page || !at->second.written) break;
+  }
+  return std::min(std::max(offset_bytes, page * kPage), size_bytes_);
+}
+
+Status SimInode::map(std::uint64_t reserve_bytes) {
+  constexpr std::uint64_t kLeastBytes = std::uint64_t{1} << 20;
+  const std::uint64_t wanted = page_up(std::max(reserve_bytes, kLeastBytes));
+  if (wanted > region_bytes_) {
+    if (mappings_ != 0) {
+      return error(Code::kNotSupported, "simulator: mapped already, and with a smaller reserve");
+    }
+    void* const range = ::mmap(nullptr, wanted, PROT_READ | PROT_WRITE,
+                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (range == MAP_FAILED) return Status::from_errno(errno, "simulator: mmap");
+    auto* const region = static_cast<std::byte*>(range);
+    for (auto& [number, page] : pages_) {
+      if ((number + 1) * kPage > wanted) break;
+      std::memcpy(region + number * kPage, bytes_of(number), kPage);
+      page.own.reset();
+    }
+    if (region_ != nullptr) ::munmap(region_, region_bytes_);
+    region_ = region;
+    region_bytes_ = wanted;
+  }
+  ++mappings_;
+  return {};
+}
+
+SimInode::Page& SimInode::make_page(std::uint64_t number) {
+  const auto [at, fresh] = pages_.try_emplace(number);
+  Page& page = at->second;
+  if (fresh) {
+    ++*used_pages_;
+    if ((number + 1) * kPage > region_bytes_) page.own = std::make_unique<PageBytes>();
+  }
+  return page;
+}
+
+std::uint64_t SimInode::missing_pages(std::uint64_t offset_bytes,
+                                      std::uint64_t length_bytes) const {
+  if (length_bytes == 0) return 0;
+  const std::uint64_t first = offset_bytes / kPage;
+  const std::uint64_t end = (offset_bytes + length_bytes - 1) / kPage + 1;
+  const auto present = std::distance(pages_.lower_bound(first), pages_.lower_bound(end));
+  return end - first - static_cast<std::uint64_t>(present);
+}
+
+void SimInode::write(std::span<const std::byte> data, std::uint64_t offset_bytes) {
+  for_each_page(offset_bytes, data.size(), [&](auto number, auto inside, auto done, auto count) {
+    make_page(number).written = true;
+    std::memcpy(bytes_of(number) + inside, data.data() + done, count);
+  });
+  if (!data.empty()) size_bytes_ = std::max(size_bytes_, offset_bytes + data.size());
+}
+
+void SimInode::allocate(std::uint64_t offset_bytes, std::uint64_t length_bytes, bool as_written) {
+  for_each_page(offset_bytes, length_bytes, [&](auto number, auto, auto, auto) {
+    Page& page = make_page(number);
+    page.written = page.written || as_written;
+  });
+}
+
+void SimInode::drop_page(std::uint64_t number) {
+  if ((number + 1) * kPage <= region_bytes_) std::memset(region_ + number * kPage, 0, kPage);
+  *used_pages_ -= pages_.erase(number);
+  cached_.erase(number);
+}
+
+void SimInode::punch(std::uint64_t offset_bytes, std::uint64_t length_bytes) {
+  const std::uint64_t end = offset_bytes + length_bytes;
+  // The edges are zeroed in place, where there is anything.
+  const auto zero = [&](std::uint64_t from, std::uint64_t to) {
+    for_each_page(from, to - from, [&](auto number, auto inside, auto, auto count) {
+      if (std::byte* const bytes = bytes_of(number)) std::memset(bytes + inside, 0, count);
+    });
+  };
+  const std::uint64_t first = page_up(offset_bytes);
+  const std::uint64_t last = end >= size_bytes_ ? page_up(end) : end / kPage * kPage;
+  if (first >= last) {
+    zero(offset_bytes, end);
+    return;
+  }
+  zero(offset_bytes, first);
+  if (end > last) zero(last, end);
+  // Only the pages that are there, or were touched through a mapping: a punch may span terabytes.
+  std::vector<std::uint64_t> drop;
+  for (auto at = pages_.lower_bound(first / kPage); at != pages_.end() && at->first < last / kPage;
+       ++at) {
+    drop.push_back(at->first);
+  }
+  for (auto at = cached_.lower_bound(first / kPage); at != cached_.end() && *at < last / kPage;
+       ++at) {
+    drop.push_back(*at);
+  }
+  for (const std::uint64_t number : drop) drop_page(number);
+}
+
+void SimInode::truncate(std::uint64_t size_bytes) {
+  if (size_bytes < size_bytes_) {
+    const std::uint64_t old_end = page_up(size_bytes_);
+    punch(size_bytes, old_end - size_bytes);
+    for (auto at = pages_.lower_bound(old_end / kPage); at != pages_.end();) {
+      const std::uint64_t number = (at++)->first;
+      drop_page(number);
+    }
+  }
+  size_bytes_ = size_bytes;
+}
+
+SimWorld::SimWorld(SimWorldOptions options) : options_(options), dirs_{"/", "."} {}
+
+std::string SimWorld::normal(const std::string& path) {
+  std::string out = std::filesystem::path(path).lexically_normal().string();
+  while (out.size() > 1 && out.back() == '/') out.pop_back();
+  return out.empty() ? "." : out;
+}
+
+Status SimWorld::apply(SimInode& inode, const SimMutation& mutation) {
+  using Kind = SimMutation::Kind;
+  const std::uint64_t offset = mutation.offset_bytes;
+  const std::uint64_t length = mutation.length_bytes;
+  if (offset > options_.file_size_max_bytes || length > options_.file_size_max_bytes - offset) {
+    if (mutation.kind == Kind::kPunch) return {};
+    return error(Code::kTooLarge, "simulator: {} + {} is beyond the largest file", offset, length);
+  }
+  const bool takes_space = mutation.kind == Kind::kWrite || mutation.kind == Kind::kAllocate ||
+                           mutation.kind == Kind::kPopulate;
+  if (takes_space) {
+    const std::uint64_t wanted = inode.missing_pages(offset, length);
+    const std::uint64_t capacity = options_.capacity_bytes / kPage;
+    if (wanted != 0 && (*used_pages_ > capacity || wanted > capacity - *used_pages_)) {
+      return error(Code::kNoSpace, "simulator: {} pages do not fit", wanted);
+    }
+  }
+  switch (mutation.kind) {
+    case Kind::kWrite:
+      inode.write({mutation.data, length}, offset);
+      break;
+    case Kind::kAllocate:
+    case Kind::kPopulate:
+      inode.allocate(offset, length, mutation.kind == Kind::kPopulate);
+      break;
+    case Kind::kPunch:
+      inode.punch(offset, length);
+      break;
+    case Kind::kTruncate:
+      inode.truncate(offset);
+      break;
+  }
+  return {};
+}
+
+Status SimWorld::check_parent(const std::string& path) const {
+  const std::string parent = normal(std::filesystem::path(path).parent_path().string());
+  if (dirs_.contains(parent)) return {};
+  return error(Code::kNotFound, "{}: no such folder", parent);
+}
+
+Status SimWorld::apply_name(const SimNameMutation& mutation) {
+  using Kind = SimNameMutation::Kind;
+  const std::string& path = mutation.path;
+  switch (mutation.kind) {
+    case Kind::kCreate:
+      VT_RETURN_IF_ERROR(check_parent(path));
+      assert(!files_.contains(path) && !dirs_.contains(path));
+      files_.emplace(path, std::make_shared<SimInode>(used_pages_));
+      return {};
+    case Kind::kUnlink:
+      if (dirs_.contains(path)) return error(Code::kIoError, "{}: is a folder", path);
+      if (files_.erase(path) == 0) return error(Code::kNotFound, "{}: no such file", path);
+      return {};
+    case Kind::kRename: {
+      VT_RETURN_IF_ERROR(check_parent(mutation.to));
+      const auto from = files_.find(path);
+      if (from == files_.end()) return error(Code::kNotFound, "{}: no such file", path);
+      if (dirs_.contains(mutation.to)) return error(Code::kExists, "{}: is a folder", mutation.to);
+      std::shared_ptr<SimInode> inode = from->second;
+      files_.erase(from);
+      files_[mutation.to] = std::move(inode);
+      return {};
+    }
+    case Kind::kMakeDir:
+      if (dirs_.contains(path)) return {};
+      if (files_.contains(path)) return error(Code::kExists, "{}: is a file", path);
+      VT_RETURN_IF_ERROR(check_parent(path));
+      dirs_.insert(path);
+      return {};
+  }
+  return {};
+}
+
+Result<std::shared_ptr<SimInode>> SimWorld::find(const std::string& path) const {
+  const auto found = files_.find(path);
+  if (found == files_.end()) return error(Code::kNotFound, "{}: no such file", path);
+  return found->second;
+}
+
+bool SimWorld::is_dir(const std::string& path) const { return dirs_.contains(path); }
+
+Result<std::vector<std::string>> SimWorld::list(const std::string& path) const {
+  if (!dirs_.contains(path)) return error(Code::kNotFound, "{}: no such folder", path);
+  std::vector<std::string> names;
+  const auto add = [&](const std::string& candidate) {
+    const std::filesystem::path entry(candidate);
+    if (candidate != path && normal(entry.parent_path().string()) == path && candidate != "." &&
+        candidate != "/") {
+      names.push_back(entry.filename().string());
+    }
+  };
+  for (const auto& [name, inode] : files_) add(name);
+  for (const std::string& name : dirs_) add(name);
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+void SimWorld::reboot() {
+  ++boot_count_;
+  for (const auto& [path, inode] : files_) inode->drop_cache();
+}
+
+}  // namespace voltree

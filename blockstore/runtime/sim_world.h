@@ -1,0 +1,146 @@
+// What outlives a simulated process: the files of a simulated machine.
+//
+// A SimWorld holds files and folders in memory. Several SimRuntimes may be made over one in turn,
+// which is how a test closes a store and opens it again. Every change of a file's bytes goes
+// through SimWorld::apply and every change of a name through SimWorld::apply_name: faults belong
+// there.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <map>
+#include <memory>
+#include <set>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "blockstore/base/status.h"
+
+namespace voltree {
+
+struct SimWorldOptions {
+  // Space for the files' pages; beyond it writes and reservations are kNoSpace.
+  std::uint64_t capacity_bytes = std::numeric_limits<std::int64_t>::max();
+  std::uint64_t file_size_max_bytes = (std::uint64_t{16} << 40) - 4096;
+};
+
+// One file. Its pages are either separate, or, in the part that has been mapped, in one address
+// range, so that a File and a MappedFile of one path show the same bytes.
+class SimInode {
+ public:
+  static constexpr std::uint64_t kPageBytes = 4096;
+
+  // `used_pages` counts the pages of all files of the world.
+  explicit SimInode(std::shared_ptr<std::uint64_t> used_pages)
+      : used_pages_(std::move(used_pages)) {}
+  SimInode(const SimInode&) = delete;
+  SimInode& operator=(const SimInode&) = delete;
+  ~SimInode();
+
+  std::uint64_t size_bytes() const { return size_bytes_; }
+  std::uint64_t allocated_bytes() const { return pages_.size() * kPageBytes; }
+  void read(std::span<std::byte> out, std::uint64_t offset_bytes) const;  // zeros past the end
+  std::uint64_t seek_data(std::uint64_t offset_bytes) const;
+  std::uint64_t seek_hole(std::uint64_t offset_bytes) const;
+
+  // Moves the first `reserve_bytes` into one address range. kNotSupported when that would move an
+  // address that a mapping shows.
+  Status map(std::uint64_t reserve_bytes);
+  void unmap() { --mappings_; }
+  std::byte* region() const { return region_; }
+
+  // Which pages the simulated page cache holds for mappings.
+  bool cached(std::uint64_t page) const { return cached_.contains(page); }
+  bool reserved(std::uint64_t page) const { return pages_.contains(page); }
+  void set_cached(std::uint64_t page) { cached_.insert(page); }
+  void drop_cache() { cached_.clear(); }
+
+ private:
+  friend class SimWorld;
+  using PageBytes = std::array<std::byte, kPageBytes>;
+  struct Page {
+    std::unique_ptr<PageBytes> own;  // null: in the region
+    bool written = false;            // false: reserved only, which seek_data calls a hole
+  };
+
+  std::byte* bytes_of(std::uint64_t page);
+  Page& make_page(std::uint64_t page);
+  std::uint64_t missing_pages(std::uint64_t offset_bytes, std::uint64_t length_bytes) const;
+  void write(std::span<const std::byte> data, std::uint64_t offset_bytes);
+  void allocate(std::uint64_t offset_bytes, std::uint64_t length_bytes, bool as_written);
+  void punch(std::uint64_t offset_bytes, std::uint64_t length_bytes);
+  void drop_page(std::uint64_t page);
+  void truncate(std::uint64_t size_bytes);
+
+  std::shared_ptr<std::uint64_t> used_pages_;
+  std::uint64_t size_bytes_ = 0;
+  std::map<std::uint64_t, Page> pages_;
+  std::set<std::uint64_t> cached_;
+  std::byte* region_ = nullptr;
+  std::uint64_t region_bytes_ = 0;
+  std::size_t mappings_ = 0;
+};
+
+// A change of a file's bytes.
+struct SimMutation {
+  enum class Kind : std::uint8_t {
+    kWrite,     // data at offset
+    kAllocate,  // reserves; the size stays
+    kPopulate,  // reserves, and the pages count as written from now on
+    kPunch,
+    kTruncate,  // to offset_bytes
+  };
+  Kind kind = Kind::kWrite;
+  std::uint64_t offset_bytes = 0;
+  std::uint64_t length_bytes = 0;
+  const std::byte* data = nullptr;
+};
+
+// A change of a name.
+struct SimNameMutation {
+  enum class Kind : std::uint8_t { kCreate, kUnlink, kRename, kMakeDir };
+  Kind kind = Kind::kCreate;
+  std::string path;
+  std::string to;  // kRename
+};
+
+// Not thread-safe: a simulation has one thread. It must outlive its runtimes.
+class SimWorld {
+ public:
+  explicit SimWorld(SimWorldOptions options = {});
+
+  // The one place where a file changes; all or nothing.
+  Status apply(SimInode& inode, const SimMutation& mutation);
+  // The one place where names change.
+  Status apply_name(const SimNameMutation& mutation);
+
+  Result<std::shared_ptr<SimInode>> find(const std::string& path) const;
+  bool is_dir(const std::string& path) const;
+  Result<std::vector<std::string>> list(const std::string& path) const;
+
+  const SimWorldOptions& options() const { return options_; }
+  void set_capacity(std::uint64_t capacity_bytes) { options_.capacity_bytes = capacity_bytes; }
+  std::uint64_t used_bytes() const { return *used_pages_ * SimInode::kPageBytes; }
+
+  // The machine starts again: another boot id, an empty page cache. (Nothing is lost: a clean
+  // reboot.)
+  void reboot();
+  std::uint64_t boot_count() const { return boot_count_; }
+
+  // "a//b/./c/" and "a/b/c" are one path.
+  static std::string normal(const std::string& path);
+
+ private:
+  Status check_parent(const std::string& path) const;
+
+  SimWorldOptions options_;
+  std::shared_ptr<std::uint64_t> used_pages_ = std::make_shared<std::uint64_t>(0);
+  std::map<std::string, std::shared_ptr<SimInode>> files_;
+  std::set<std::string> dirs_;
+  std::uint64_t boot_count_ = 1;
+};
+
+}  // namespace voltree
