@@ -217,10 +217,19 @@ Status check_supported() {
   return {};
 }
 
+Status refresh_size(const std::string& backing_file) {
+  struct statx ignored {};
+  if (::statx(AT_FDCWD, backing_file.c_str(), AT_STATX_FORCE_SYNC, STATX_SIZE, &ignored) != 0) {
+    return Status::from_errno(errno, backing_file);
+  }
+  return {};
+}
+
 Result<std::string> bind(const Config& config) {
   const int access = config.read_only ? O_RDONLY : O_RDWR;
   Fd backing(::open(config.backing_file.c_str(), access | O_DIRECT | O_CLOEXEC));
   if (!backing.ok()) return Status::from_errno(errno, "opening " + config.backing_file);
+  VT_RETURN_IF_ERROR(refresh_size(config.backing_file));
   const Fd control(::open("/dev/loop-control", O_RDWR | O_CLOEXEC));
   if (!control.ok()) return Status::from_errno(errno, "opening /dev/loop-control");
   Status status;

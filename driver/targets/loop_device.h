@@ -35,6 +35,10 @@ Status check_supported();
 // ("/dev/loop3"). Makes device nodes that nobody else makes (containers have no udev).
 Result<std::string> bind(const Config& config);
 
+// Makes the kernel ask for the file's size again: a loop device takes the size that the kernel
+// remembers.
+Status refresh_size(const std::string& backing_file);
+
 // What `device` is bound to; not bound when it does not exist, is free, or its backing file is
 // dead.
 State state_of(const std::string& device);
@@ -47,7 +51,7 @@ std::vector<std::string> users_of(const std::string& device);
 // nothing changed then.
 Status unbind(const std::string& device);
 
-// The backing file has another size now.
+// The backing file has another size now (call refresh_size first).
 Status update_capacity(const std::string& device);
 
 // N of "/dev/loopN"; -1 for anything else.

@@ -42,7 +42,6 @@ Result<AttachmentRow> LoopTarget::book(const std::string& name, const AttachOpti
 }
 
 Status LoopTarget::bind(const NodeName& name, AttachmentRow& row) {
-  tree_->invalidate(name);  // the size that the kernel remembers becomes the device's
   VT_ASSIGN_OR_RETURN(row.device,
                       loop::bind({tree_->path_of(name), row.read_only, row.sector_size_bytes}));
   Status status = runtime_.sync_wait(store_.update_attachment(row));
@@ -102,9 +101,9 @@ Result<std::vector<Attachment>> LoopTarget::detach(const std::string& name_or_de
 void LoopTarget::capacity_changed(const std::string& name) {
   const std::lock_guard lock(mutex_);
   for (const Attachment& attachment : list()) {
-    if (attachment.live && attachment.name.str() == name) {
-      (void)loop::update_capacity(attachment.row.device);
-    }
+    if (!attachment.live || attachment.name.str() != name) continue;
+    (void)loop::refresh_size(tree_->path_of(attachment.name));
+    (void)loop::update_capacity(attachment.row.device);
   }
 }
 

@@ -1,0 +1,64 @@
+// What the groups of commands share: the options every command has, and the way to the store.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "driver/control/client.h"
+
+namespace voltree::cli {
+
+// One run of the program. The parser fills it in; `action` is the chosen command.
+class Cli {
+ public:
+  std::string store_directory;  // --store, VOLTREE_STORE or the default
+  bool json = false;
+  std::function<Status(Cli&)> action;
+
+  // The daemon, or the store opened here; made at the first call. `background_work` matters to the
+  // latter.
+  Result<Client*> client(bool background_work = false);
+  // client() and one call on it.
+  Result<Json> call(std::string_view method, Json params, const ProgressSink& progress = {});
+  // Closes what client() opened.
+  Status finish();
+
+  // Adds a command with --store and --json, its example at the end of its help. The state that its
+  // options fill is `Options`; `run` gets it.
+  template <typename Options>
+  CLI::App* add(CLI::App& app, const std::string& name, const std::string& description,
+                const std::string& example, std::shared_ptr<Options> options,
+                Status (*run)(Cli&, const Options&)) {
+    CLI::App* command = add_bare(app, name, description, example);
+    command->callback(
+        [this, options, run] { action = [options, run](Cli& cli) { return run(cli, *options); }; });
+    return command;
+  }
+
+ private:
+  CLI::App* add_bare(CLI::App& app, const std::string& name, const std::string& description,
+                     const std::string& example);
+  std::unique_ptr<Client> client_;
+};
+
+// /var/lib/voltree for root, the XDG data folder otherwise.
+std::string default_store_directory();
+// `path`, led by the current folder when it is relative.
+std::string absolute_path(const std::string& path);
+
+// VOLUME@SNAPSHOT, or kInvalid saying what was expected.
+Result<NodeName> parse_snapshot_name(const std::string& text);
+
+// The groups; each adds its commands.
+void add_store_commands(CLI::App& app, Cli& cli);     // init check stats version
+void add_volume_commands(CLI::App& app, Cli& cli);    // create resize rename delete
+void add_list_commands(CLI::App& app, Cli& cli);      // list show tree
+void add_snapshot_commands(CLI::App& app, Cli& cli);  // snapshot clone revert diff
+void add_device_commands(CLI::App& app, Cli& cli);    // attach detach
+void add_erase_commands(CLI::App& app, Cli& cli);     // erase
+void add_serve_command(CLI::App& app, Cli& cli);      // serve
+
+}  // namespace voltree::cli

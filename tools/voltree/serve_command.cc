@@ -1,0 +1,249 @@
+// serve: the daemon. It owns the store, mounts the tree and answers on the control socket.
+#include <grp.h>
+#include <pwd.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <charconv>
+#include <cstring>
+
+#include "driver/control/protocol.h"
+#include "driver/control/server.h"
+#include "fs/mount.h"
+#include "tools/voltree/command.h"
+#include "tools/voltree/daemon.h"
+#include "tools/voltree/output.h"
+
+namespace voltree::cli {
+namespace {
+
+struct ServeOptions {
+  std::string mountpoint;
+  bool foreground = false;
+  bool allow_other = false;
+  std::string owner;
+  std::string file_mode = "0600";
+  bool pool_io = false;
+};
+
+// The service's view of the mount: it knows files, not FUSE.
+class MountedTree : public ExportedTree {
+ public:
+  MountedTree(Mount& mount, std::string mountpoint)
+      : mount_(mount), mountpoint_(std::move(mountpoint)) {}
+  std::string mountpoint() const override { return mountpoint_; }
+  std::string path_of(const NodeName& name) const override { return mount_.path_of(name); }
+  void invalidate(const NodeName& name) override { mount_.invalidate(name); }
+
+ private:
+  Mount& mount_;
+  const std::string mountpoint_;
+};
+
+// What runs, in the order in which it was started.
+struct Daemon {
+  std::unique_ptr<Runtime> runtime;
+  std::unique_ptr<Store> store;
+  std::unique_ptr<Mount> mount;
+  std::unique_ptr<MountedTree> tree;
+  std::unique_ptr<Service> service;
+  std::unique_ptr<Server> server;
+};
+
+std::optional<std::uint32_t> parse_id(const std::string& text, int base) {
+  std::uint32_t value = 0;
+  const char* end = text.data() + text.size();
+  const auto [stop, bad] = std::from_chars(text.data(), end, value, base);
+  if (bad != std::errc() || stop != end || text.empty()) return std::nullopt;
+  return value;
+}
+
+// USER[:GROUP], names or numbers. Without a group: the user's own.
+Status parse_owner(const std::string& text, MountOptions& mount) {
+  const std::size_t colon = text.find(':');
+  const std::string user = text.substr(0, colon);
+  const passwd* account = ::getpwnam(user.c_str());
+  mount.owner_uid = account ? account->pw_uid : parse_id(user, 10);
+  if (!mount.owner_uid) {
+    return error(Code::kInvalid, "--owner: there is no user {}", voltree::quoted(user));
+  }
+  if (colon == std::string::npos) {
+    if (account == nullptr) account = ::getpwuid(*mount.owner_uid);
+    if (account != nullptr) mount.owner_gid = account->pw_gid;
+    return {};
+  }
+  const std::string group = text.substr(colon + 1);
+  const struct group* entry = ::getgrnam(group.c_str());
+  mount.owner_gid = entry ? entry->gr_gid : parse_id(group, 10);
+  if (!mount.owner_gid) {
+    return error(Code::kInvalid, "--owner: there is no group {}", voltree::quoted(group));
+  }
+  return {};
+}
+
+Result<MountOptions> mount_options(const ServeOptions& options) {
+  MountOptions mount;
+  if (!options.mountpoint.empty()) mount.mountpoint = absolute_path(options.mountpoint);
+  mount.allow_other = options.allow_other;
+  if (!options.owner.empty()) VT_RETURN_IF_ERROR(parse_owner(options.owner, mount));
+  const std::optional<std::uint32_t> mode = parse_id(options.file_mode, 8);
+  if (!mode || (*mode & ~0666U) != 0) {
+    return error(Code::kInvalid, "--file-mode must be octal permissions within 0666, like 0660");
+  }
+  mount.file_mode = *mode;
+  return mount;
+}
+
+// Before the fork, where a mistake is cheapest to tell.
+Status check_mountpoint(const std::string& mountpoint) {
+  if (mountpoint.empty()) return {};
+  struct stat info {};
+  if (::stat(mountpoint.c_str(), &info) != 0) {
+    if (errno == ENOENT) {
+      return error(Code::kNotFound, "the mountpoint {} does not exist: mkdir {}", mountpoint,
+                   mountpoint);
+    }
+    if (errno == ENOTCONN) {
+      return error(Code::kBusy, "{} is the mount of a daemon that died: fusermount3 -u {}",
+                   mountpoint, mountpoint);
+    }
+    return Status::from_errno(errno, mountpoint);
+  }
+  if (!S_ISDIR(info.st_mode)) {
+    return error(Code::kInvalid, "the mountpoint {} is no directory", mountpoint);
+  }
+  return {};
+}
+
+// The code and the heap of whoever serves a block device must not be paged out through it. What
+// cannot be locked is no reason not to serve; pages are locked as they are first used, so that big
+// stacks stay small.
+void lock_memory() { (void)::mlockall(MCL_CURRENT | MCL_ONFAULT); }
+
+Status start(Daemon& daemon, const std::string& directory, const ServeOptions& options,
+             const MountOptions& mount) {
+  RuntimeOptions runtime_options;
+  runtime_options.force_pool = options.pool_io;
+  VT_ASSIGN_OR_RETURN(daemon.runtime, make_host_runtime(runtime_options));
+  lock_memory();
+  VT_ASSIGN_OR_RETURN(daemon.store, open_store_blocking(*daemon.runtime, directory, {}));
+  const std::string run = directory + "/run";
+  if (::mkdir(run.c_str(), 0700) != 0 && errno != EEXIST) return Status::from_errno(errno, run);
+  if (!mount.mountpoint.empty()) {
+    VT_ASSIGN_OR_RETURN(daemon.mount, Mount::start(*daemon.runtime, *daemon.store, mount));
+    daemon.tree = std::make_unique<MountedTree>(*daemon.mount, mount.mountpoint);
+  }
+  daemon.service = std::make_unique<Service>(*daemon.runtime, *daemon.store, daemon.tree.get());
+  ServerOptions server;
+  server.socket_path = control_socket_path(directory);
+  VT_ASSIGN_OR_RETURN(daemon.server, Server::start(*daemon.service, server));
+  return {};
+}
+
+// In the reverse order. Whatever was started is stopped.
+Status stop(Daemon& daemon) {
+  if (daemon.server) daemon.server->stop();
+  if (daemon.service && daemon.mount) {
+    for (const std::string& device : daemon.service->release_devices()) {
+      log_line(fmt::format("{} is still in use: it fails from now on", device));
+    }
+  }
+  if (daemon.mount) daemon.mount->stop();
+  daemon.server.reset();
+  daemon.service.reset();
+  daemon.tree.reset();
+  daemon.mount.reset();
+  Status status;
+  if (daemon.store) status = daemon.runtime->sync_wait(daemon.store->close());
+  daemon.store.reset();
+  daemon.runtime.reset();
+  return status;
+}
+
+sigset_t stop_signals() {
+  sigset_t set;
+  sigemptyset(&set);
+  for (const int number : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&set, number);
+  return set;
+}
+
+// Until a signal, or until someone unmounts the tree.
+void wait_for_the_end(const Daemon& daemon) {
+  const sigset_t set = stop_signals();
+  const timespec pause{1, 0};
+  while (true) {
+    const int number = ::sigtimedwait(&set, nullptr, &pause);
+    if (number == SIGHUP) continue;  // the terminal is gone; the daemon is not
+    if (number > 0) {
+      log_line(fmt::format("stopping: {}", ::strsignal(number)));
+      return;
+    }
+    if (daemon.mount && daemon.mount->stopped()) {
+      log_line("stopping: the tree was unmounted");
+      return;
+    }
+  }
+}
+
+Status serve_until_stopped(Background background, const std::string& directory,
+                           const ServeOptions& options, const MountOptions& mount) {
+  const sigset_t set = stop_signals();
+  ::pthread_sigmask(SIG_BLOCK, &set, nullptr);  // before the first thread: all of them inherit it
+  ::signal(SIGPIPE, SIG_IGN);
+  Daemon daemon;
+  Status status = start(daemon, directory, options, mount);
+  const std::string where =
+      mount.mountpoint.empty() ? std::string() : ", mounted on " + mount.mountpoint;
+  if (status.ok()) {
+    status = background.ready(fmt::format("serving {}{} (pid {})", directory, where, ::getpid()),
+                              directory + "/run/voltree.log");
+  }
+  if (!status.ok()) {
+    (void)stop(daemon);
+    background.failed(status);
+    return status;
+  }
+  log_line(fmt::format("serving {}{}, version {}", directory, where, VOLTREE_VERSION));
+  wait_for_the_end(daemon);
+  status = stop(daemon);
+  log_line(status.ok() ? "stopped" : fmt::format("stopped: {}", status.message()));
+  return status;
+}
+
+Status run_serve(Cli& cli, const ServeOptions& options) {
+  VT_ASSIGN_OR_RETURN(const MountOptions mount, mount_options(options));
+  VT_RETURN_IF_ERROR(check_mountpoint(mount.mountpoint));
+  if (options.foreground) return serve_until_stopped({}, cli.store_directory, options, mount);
+  VT_ASSIGN_OR_RETURN(Background background, Background::enter());
+  Status status = serve_until_stopped(std::move(background), cli.store_directory, options, mount);
+  // The parent has said what there was to say before the start; afterwards it is in the log.
+  std::fflush(nullptr);
+  std::_Exit(status.exit_code());
+}
+
+}  // namespace
+
+void add_serve_command(CLI::App& app, Cli& cli) {
+  auto serve = std::make_shared<ServeOptions>();
+  CLI::App* command =
+      cli.add(app, "serve", "Run the daemon: it owns the store and shows volumes as files",
+              "  voltree serve --mount /mnt/voltree\n"
+              "  voltree serve --mount /mnt/voltree --foreground\n"
+              "  voltree serve --mount /mnt/voltree --allow-other --owner cinder:cinder "
+              "--file-mode 0660",
+              serve, run_serve);
+  command->add_option("--mount", serve->mountpoint, "Mount the tree on this empty directory")
+      ->type_name("DIR");
+  command->add_flag("--foreground", serve->foreground,
+                    "Stay; log to the terminal instead of STORE/run/voltree.log");
+  command->add_flag("--allow-other", serve->allow_other, "Let other users into the tree");
+  command->add_option("--owner", serve->owner, "Who owns the files (default: you)")
+      ->type_name("USER[:GROUP]");
+  command->add_option("--file-mode", serve->file_mode, "Permissions of the files (default: 0600)")
+      ->type_name("OCTAL");
+  command->add_flag("--pool-io", serve->pool_io, "Use threads for I/O even where io_uring works");
+}
+
+}  // namespace voltree::cli
