@@ -1,0 +1,88 @@
+// A FileSystem that passes everything on, until a test tells it to fail. For tests of the catalog's
+// own failures.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "blockstore/runtime/io.h"
+
+namespace voltree::testing {
+
+struct Faults {
+  bool fail_sync = false;
+  bool fail_write = false;
+  int syncs = 0;  // asked for, failed ones included
+  int dir_syncs = 0;
+  std::string synced_dir;
+};
+
+class FaultyFile final : public File {
+ public:
+  FaultyFile(Faults& faults, std::unique_ptr<File> file)
+      : faults_(faults), file_(std::move(file)) {}
+  void submit(IoRequest& request) override { file_->submit(request); }
+  Status read_sync(std::span<std::byte> out, std::uint64_t at) override {
+    return file_->read_sync(out, at);
+  }
+  Status write_sync(std::span<const std::byte> data, std::uint64_t at) override {
+    if (faults_.fail_write) return Status(Code::kIoError, "injected write failure");
+    return file_->write_sync(data, at);
+  }
+  Status sync_sync() override {
+    ++faults_.syncs;
+    if (faults_.fail_sync) return Status(Code::kIoError, "injected sync failure");
+    return file_->sync_sync();
+  }
+  Result<std::uint64_t> size_bytes() override { return file_->size_bytes(); }
+  Status truncate(std::uint64_t size) override { return file_->truncate(size); }
+  Status allocate_sync(std::uint64_t at, std::uint64_t length) override {
+    return file_->allocate_sync(at, length);
+  }
+  Result<std::uint64_t> allocated_bytes() override { return file_->allocated_bytes(); }
+  Result<std::uint64_t> seek_data(std::uint64_t at) override { return file_->seek_data(at); }
+  Result<std::uint64_t> seek_hole(std::uint64_t at) override { return file_->seek_hole(at); }
+  Status drain_foreign_io() override { return file_->drain_foreign_io(); }
+
+ private:
+  Faults& faults_;
+  std::unique_ptr<File> file_;
+};
+
+class FaultyFs final : public FileSystem {
+ public:
+  explicit FaultyFs(FileSystem& fs) : fs_(fs) {}
+  Faults faults;
+
+  Result<std::unique_ptr<File>> open(const std::string& path, OpenMode mode) override {
+    Result<std::unique_ptr<File>> file = fs_.open(path, mode);
+    if (!file.ok()) return file;
+    return std::unique_ptr<File>(new FaultyFile(faults, std::move(file).value()));
+  }
+  Result<std::unique_ptr<MappedFile>> map(const std::string& path, std::uint64_t size,
+                                          std::uint64_t reserve) override {
+    return fs_.map(path, size, reserve);
+  }
+  Result<bool> exists(const std::string& path) override { return fs_.exists(path); }
+  Status unlink(const std::string& path) override { return fs_.unlink(path); }
+  Status rename(const std::string& from, const std::string& to) override {
+    return fs_.rename(from, to);
+  }
+  Status make_dir(const std::string& path) override { return fs_.make_dir(path); }
+  Result<std::vector<std::string>> list_dir(const std::string& path) override {
+    return fs_.list_dir(path);
+  }
+  Status sync_dir(const std::string& path) override {
+    ++faults.dir_syncs;
+    faults.synced_dir = path;
+    return fs_.sync_dir(path);
+  }
+  Result<FsInfo> info(const std::string& path) override { return fs_.info(path); }
+
+ private:
+  FileSystem& fs_;
+};
+
+}  // namespace voltree::testing
