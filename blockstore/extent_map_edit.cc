@@ -84,6 +84,11 @@ void edit_leaf(Child leaf, const Edit& edit, std::vector<Child>& out) {
     out.push_back(std::move(leaf));
     return;
   }
+  if (edit.first == leaf.end && edit.value == leaf.last_value && leaf.node.unique() &&
+      grow_last_run_in_place(leaf, edit.end)) {
+    out.push_back(std::move(leaf));
+    return;
+  }
   std::vector<Extent>& extents = leaf_scratch();
   extents.clear();
   unpack_leaf(*leaf.node.get(), extents);

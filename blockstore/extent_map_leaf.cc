@@ -233,6 +233,17 @@ bool dense_assign_in_place(Child& leaf, std::uint64_t block, std::uint32_t value
   return true;
 }
 
+bool grow_last_run_in_place(Child& leaf, std::uint64_t end) {
+  Node& node = *leaf.node.get();
+  if (node.kind != NodeKind::kRuns || node.count > kLeafExtents) return false;
+  if (end - node.base > std::numeric_limits<std::uint32_t>::max()) return false;
+  ShortRun& last = reinterpret_cast<ShortRun*>(node.payload())[node.count - 1];
+  last.count += static_cast<std::uint32_t>(end - leaf.end);
+  leaf.mapped += end - leaf.end;
+  leaf.end = end;
+  return true;
+}
+
 bool check_leaf(const Child& leaf) {
   std::vector<Extent> extents;
   unpack_leaf(*leaf.node.get(), extents);

@@ -50,6 +50,11 @@ bool leaf_visit(const Node& leaf, std::uint64_t first, std::uint64_t end, Visit&
 // updates the summary in `leaf`. The caller holds the only reference. False: nothing changed.
 bool dense_assign_in_place(Child& leaf, std::uint64_t block, std::uint32_t value);
 
+// Lets the last extent of a leaf of short runs grow up to `end`: what a sequential write does again
+// and again. The caller holds the only reference and knows that nothing lies between. False:
+// nothing changed.
+bool grow_last_run_in_place(Child& leaf, std::uint64_t end);
+
 // Structural rules of one leaf against its summary. For tests.
 bool check_leaf(const Child& leaf);
 

@@ -3,7 +3,7 @@
 
 #include <gtest/gtest.h>
 
-#include <atomic>
+#include <algorithm>
 #include <map>
 #include <random>
 #include <thread>
@@ -315,6 +315,26 @@ TEST(ExtentMap, AssignOfWhatIsThereKeepsTheStructure) {
   EXPECT_TRUE(copy.same_structure(map));
   copy.assign(55, 1, 1);
   EXPECT_FALSE(copy.same_structure(map));
+}
+
+// Streams that grow at their end, forked as they go, with others in their way.
+TEST(ExtentMap, SequentialStreamsAndForks) {
+  Random random(21);
+  ExtentMap map;
+  Oracle oracle;
+  std::vector<std::pair<ExtentMap, std::vector<Extent>>> forks;
+  std::uint64_t heads[4] = {0, 3000, 9000, std::uint64_t{1} << 33};
+  for (int step = 0; step < 20000; ++step) {
+    const std::size_t stream = below(random, 4);
+    const std::uint64_t count = 1 + below(random, 3);
+    const auto value = static_cast<std::uint32_t>(1 + stream + heads[stream] / 500 % 3);
+    map.assign(heads[stream], count, value);
+    oracle.assign(heads[stream], count, value);
+    heads[stream] += count + (below(random, 40) == 0 ? 2 : 0);
+    if (step % 500 == 0) forks.emplace_back(map, oracle.extents());
+  }
+  ASSERT_NO_FATAL_FAILURE(expect_same(map, oracle.extents()));
+  for (const auto& [fork, extents] : forks) ASSERT_NO_FATAL_FAILURE(expect_same(fork, extents));
 }
 
 TEST(ExtentMap, VisitorsStopWhenToldTo) {

@@ -50,16 +50,15 @@ void BM_ExtentMapRunAt(benchmark::State& state) {
 }
 BENCHMARK(BM_ExtentMapRunAt)->Apply(sizes);
 
-// One block in place of another: the number of extents stays about the same.
+// One random block gets a random value; a map that has doubled starts again.
 void BM_ExtentMapAssign(benchmark::State& state) {
   const auto extents = static_cast<std::uint64_t>(state.range(0));
   ExtentMap map = scattered(extents, 1);
   std::mt19937_64 random(3);
-  std::uint32_t value = 2;
   for (auto _ : state) {
-    const std::uint64_t block = random() % (extents * kSpacing / 2) * 2;
-    map.assign(block, 1, ++value % 128 == 0 ? 2 : 0);
-    if (map.at(block) == 0) map.assign(block, 1, 1 + value % 2);
+    const std::uint64_t draw = random();
+    const std::uint64_t block = draw % (extents * kSpacing / 2) * 2;
+    map.assign(block, 1, static_cast<std::uint32_t>(draw >> 62));
     if (map.extent_count() > extents * 2) {
       state.PauseTiming();
       map = scattered(extents, 1);
@@ -109,6 +108,14 @@ void BM_ExtentMapSequentialFill(benchmark::State& state) {
   add_weight(state, map);
 }
 BENCHMARK(BM_ExtentMapSequentialFill);
+
+// One layer after a hole, a block at a time: a sequential write.
+void BM_ExtentMapSequentialGrow(benchmark::State& state) {
+  ExtentMap map = scattered(1000000, 1);
+  std::uint64_t block = map.end_block() + 10;
+  for (auto _ : state) map.assign(block++, 1, 2);
+}
+BENCHMARK(BM_ExtentMapSequentialGrow);
 
 // A small index over a map of a million extents, as the youngest layers of a deep history are.
 void BM_ApplySmallLayer(benchmark::State& state) {
