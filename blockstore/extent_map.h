@@ -23,6 +23,7 @@
 #include <span>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include "blockstore/base/units.h"
 #include "blockstore/extent_map_node.h"
