@@ -1,14 +1,34 @@
 // CatalogDb's rows: what each table takes in, and what is checked of what it gives back.
 #include <algorithm>
+#include <bit>
 #include <limits>
+#include <span>
 #include <utility>
 
+#include "blockstore/base/checksum.h"
 #include "blockstore/catalog_db_impl.h"
 
 namespace voltree {
 namespace {
 
 constexpr std::uint64_t kLayerIdMax = std::numeric_limits<LayerId>::max();
+
+// What guards a blob against rot that SQLite does not see: a flipped bit in one still decodes, and
+// would make blocks appear or vanish. The row's key and owner are summed too, so that a blob under
+// another key does not pass.
+std::uint64_t blob_sum(std::string_view blob, std::uint64_t key, std::uint64_t subkey) {
+  std::string all(blob);
+  for (std::uint64_t part : {key, subkey}) {
+    for (int i = 0; i < 8; ++i, part >>= 8) all.push_back(static_cast<char>(part & 0xff));
+  }
+  return block_checksum(std::as_bytes(std::span(all)));
+}
+
+void check_sum(RowReader& row, std::string_view blob, std::uint64_t key, std::uint64_t subkey) {
+  const auto sum = std::bit_cast<std::uint64_t>(row.signed_number("sum"));
+  row.require(sum == blob_sum(blob, key, subkey),
+              fmt::format("the checksum of its blob is wrong (part {})", subkey));
+}
 
 LayerId read_layer_id(RowReader& row, std::string_view column) {
   return static_cast<LayerId>(row.number(column, 1, kLayerIdMax));
@@ -87,6 +107,7 @@ EraseItemRow read_erase_item(RowReader& row) {
   item.ranges = row.blob("ranges");
   row.require(item.ranges.empty() == item.whole_layer, "ranges do not fit whole_layer");
   item.estimated_bytes = row.number("estimated_bytes", 0);
+  check_sum(row, item.ranges, item.id, item.layer);
   return item;
 }
 
@@ -151,10 +172,11 @@ Result<CatalogImage> CatalogDb::load() {
                  "SELECT id, what, policy, requested_ns, erased_bytes, verified_bytes, items_done "
                  "FROM erase_request ORDER BY id",
                  "erase_request", read_erase_request, image.erase_requests));
-  VT_RETURN_IF_ERROR(read_table(db,
-                                "SELECT id, request, layer, whole_layer, ranges, estimated_bytes "
-                                "FROM erase_item ORDER BY id",
-                                "erase_item", read_erase_item, image.erase_items));
+  VT_RETURN_IF_ERROR(
+      read_table(db,
+                 "SELECT id, request, layer, whole_layer, ranges, estimated_bytes, sum "
+                 "FROM erase_item ORDER BY id",
+                 "erase_item", read_erase_item, image.erase_items));
   VT_RETURN_IF_ERROR(
       read_table(db,
                  "SELECT id, node, target, device, read_only, sector_size_bytes, boot_id, "
@@ -226,13 +248,14 @@ Status CatalogDb::put_region(const RegionRow& row) {
     Query query(*impl_->connection, "DELETE FROM layer_index WHERE layer = ?1 AND region = ?2");
     return query.bind(row.layer).bind(row.region).run();
   }
-  Query query(*impl_->connection,
-              "INSERT INTO layer_index (layer, region, state, dirty) SELECT ?1, ?2, ?3, ?4 "
-              "WHERE EXISTS (SELECT 1 FROM layer WHERE id = ?1) "
-              "ON CONFLICT (layer, region) DO UPDATE SET state = excluded.state, "
-              "dirty = excluded.dirty");
-  query.bind(row.layer).bind(row.region).bind_blob(row.state);
-  return query.bind(row.dirty ? 1U : 0U).run();
+  Query query(
+      *impl_->connection,
+      "INSERT INTO layer_index (layer, region, state, dirty, sum) SELECT ?1, ?2, ?3, ?4, ?5 "
+      "WHERE EXISTS (SELECT 1 FROM layer WHERE id = ?1) "
+      "ON CONFLICT (layer, region) DO UPDATE SET state = excluded.state, "
+      "dirty = excluded.dirty, sum = excluded.sum");
+  query.bind(row.layer).bind(row.region).bind_blob(row.state).bind(row.dirty ? 1U : 0U);
+  return query.bind_bits(blob_sum(row.state, row.layer, row.region)).run();
 }
 
 Status CatalogDb::mark_regions(LayerId layer, const std::vector<std::uint64_t>& regions,
@@ -248,7 +271,7 @@ Status CatalogDb::mark_regions(LayerId layer, const std::vector<std::uint64_t>& 
 Result<std::vector<RegionRow>> CatalogDb::regions(LayerId layer) {
   std::vector<RegionRow> rows;
   Query query(*impl_->connection,
-              "SELECT layer, region, state, dirty FROM layer_index WHERE layer = ?1 "
+              "SELECT layer, region, state, dirty, sum FROM layer_index WHERE layer = ?1 "
               "ORDER BY region");
   query.bind(layer);
   const auto read = +[](RowReader& row) {
@@ -258,6 +281,7 @@ Result<std::vector<RegionRow>> CatalogDb::regions(LayerId layer) {
     region.state = row.blob("state");
     row.require(!region.state.empty(), fmt::format("region {}: an empty state", region.region));
     region.dirty = row.flag("dirty");
+    check_sum(row, region.state, region.layer, region.region);
     return region;
   };
   VT_RETURN_IF_ERROR(read_all(query, "layer_index", read, rows));
@@ -281,14 +305,16 @@ Status CatalogDb::remove_erase_request(std::uint64_t id) {
 }
 
 Status CatalogDb::put_erase_item(const EraseItemRow& row) {
-  Query query(*impl_->connection,
-              "INSERT INTO erase_item (id, request, layer, whole_layer, ranges, estimated_bytes) "
-              "VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (id) DO UPDATE SET "
-              "request = excluded.request, layer = excluded.layer, "
-              "whole_layer = excluded.whole_layer, ranges = excluded.ranges, "
-              "estimated_bytes = excluded.estimated_bytes");
+  Query query(
+      *impl_->connection,
+      "INSERT INTO erase_item (id, request, layer, whole_layer, ranges, estimated_bytes, sum) "
+      "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (id) DO UPDATE SET "
+      "request = excluded.request, layer = excluded.layer, "
+      "whole_layer = excluded.whole_layer, ranges = excluded.ranges, "
+      "estimated_bytes = excluded.estimated_bytes, sum = excluded.sum");
   query.bind(row.id).bind(row.request).bind(row.layer).bind(row.whole_layer ? 1U : 0U);
-  return query.bind_blob(row.ranges).bind(row.estimated_bytes).run();
+  query.bind_blob(row.ranges).bind(row.estimated_bytes);
+  return query.bind_bits(blob_sum(row.ranges, row.id, row.layer)).run();
 }
 
 Status CatalogDb::remove_erase_item(std::uint64_t id) {
@@ -348,8 +374,9 @@ Status CatalogDb::put_saved_map(NodeId node, const std::vector<std::string>& chu
   }
   for (std::size_t chunk = 0; chunk < chunks.size(); ++chunk) {
     Query query(*impl_->connection,
-                "INSERT INTO saved_map_chunk (node, chunk, bytes) VALUES (?1, ?2, ?3)");
-    VT_RETURN_IF_ERROR(query.bind(node).bind(chunk).bind_blob(chunks[chunk]).run());
+                "INSERT INTO saved_map_chunk (node, chunk, bytes, sum) VALUES (?1, ?2, ?3, ?4)");
+    query.bind(node).bind(chunk).bind_blob(chunks[chunk]);
+    VT_RETURN_IF_ERROR(query.bind_bits(blob_sum(chunks[chunk], node, chunk)).run());
   }
   return {};
 }
@@ -367,7 +394,7 @@ Result<std::optional<std::vector<std::string>>> CatalogDb::saved_map(NodeId node
   }
   std::vector<std::string> chunks;
   Query query(*impl_->connection,
-              "SELECT node, chunk, bytes FROM saved_map_chunk WHERE node = ?1 ORDER BY chunk");
+              "SELECT node, chunk, bytes, sum FROM saved_map_chunk WHERE node = ?1 ORDER BY chunk");
   query.bind(node);
   while (true) {
     VT_ASSIGN_OR_RETURN(const bool more, query.step());
@@ -376,6 +403,7 @@ Result<std::optional<std::vector<std::string>>> CatalogDb::saved_map(NodeId node
     row.skip();
     row.number("chunk", chunks.size(), chunks.size());  // in order, none missing
     chunks.push_back(row.blob("bytes"));
+    check_sum(row, chunks.back(), node, chunks.size() - 1);
     VT_RETURN_IF_ERROR(row.status());
   }
   if (chunks.size() != count) {

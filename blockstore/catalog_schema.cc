@@ -58,6 +58,7 @@ CREATE TABLE layer_index (
   region INTEGER NOT NULL CHECK (region >= 0),
   state  BLOB NOT NULL CHECK (length(state) > 0),
   dirty  INTEGER NOT NULL CHECK (dirty IN (0, 1)),
+  sum    INTEGER NOT NULL,
   PRIMARY KEY (layer, region)
 ) STRICT, WITHOUT ROWID;
 
@@ -71,6 +72,7 @@ CREATE TABLE saved_map_chunk (
         REFERENCES saved_map (node) ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED,
   chunk INTEGER NOT NULL CHECK (chunk >= 0),
   bytes BLOB NOT NULL,
+  sum   INTEGER NOT NULL,
   PRIMARY KEY (node, chunk)
 ) STRICT;
 
@@ -90,7 +92,8 @@ CREATE TABLE erase_item (
   layer           INTEGER NOT NULL CHECK (layer BETWEEN 1 AND 4294967295),
   whole_layer     INTEGER NOT NULL CHECK (whole_layer IN (0, 1)),
   ranges          BLOB NOT NULL CHECK ((length(ranges) = 0) = whole_layer),
-  estimated_bytes INTEGER NOT NULL CHECK (estimated_bytes >= 0)
+  estimated_bytes INTEGER NOT NULL CHECK (estimated_bytes >= 0),
+  sum             INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX erase_item_request ON erase_item (request);
 

@@ -374,7 +374,8 @@ TEST_F(CatalogTest, RowsOutOfRangeAreDamaged) {
       {"INSERT INTO layer VALUES (4294967296, 1, 0, 0, 0)", "table layer, row 4294967296: id"},
       {"INSERT INTO layer VALUES (5, 1, -1, 0, 0)", "table layer, row 5: size_bytes is -1"},
       {"INSERT INTO layer VALUES (5, 1, 0, 2, 0)", "table layer, row 5: unsettled"},
-      {"INSERT INTO erase_item VALUES (5, 1, 1, 1, x'00', 0)", "table erase_item, row 5: ranges"},
+      {"INSERT INTO erase_item VALUES (5, 1, 1, 1, x'00', 0, 0)",
+       "table erase_item, row 5: ranges"},
   };
   for (const auto& [sql, message] : cases) {
     tamper(sql);
@@ -386,6 +387,25 @@ TEST_F(CatalogTest, RowsOutOfRangeAreDamaged) {
     db.reset();
     tamper("DELETE FROM node; DELETE FROM volume; DELETE FROM layer; DELETE FROM erase_item");
   }
+}
+
+TEST_F(CatalogTest, BlobsThatRottedAreDamaged) {
+  {
+    auto db = create();
+    EXPECT_OK(change(*db, fill));
+  }
+  tamper(
+      "UPDATE layer_index SET state = x'0102' WHERE region = 3; "
+      "UPDATE saved_map_chunk SET bytes = x'00' WHERE chunk = 1; "
+      "UPDATE erase_item SET layer = 8 WHERE id = 2");
+  auto db = open();
+  const Status regions = db->regions(7).status();
+  EXPECT_EQ(regions.code(), Code::kDamaged);
+  EXPECT_THAT(std::string(regions.message()), HasSubstr("table layer_index, row 7"));
+  EXPECT_EQ(db->saved_map(11).status().code(), Code::kDamaged);
+  const Status items = db->load().status();
+  EXPECT_EQ(items.code(), Code::kDamaged);
+  EXPECT_THAT(std::string(items.message()), HasSubstr("table erase_item, row 2"));
 }
 
 TEST_F(CatalogTest, IntegrityCheckNamesWhatPointsAtNothing) {
