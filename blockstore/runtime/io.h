@@ -138,7 +138,8 @@ class MappedFile {
   virtual Status sync_sync(std::uint64_t offset_bytes, std::uint64_t length_bytes) = 0;
   // Zeros the range and gives its space back (whole pages; the edges are zeroed). May block.
   virtual Status punch_sync(std::uint64_t offset_bytes, std::uint64_t length_bytes) = 0;
-  // As File::seek_data: where the first page that was ever written is.
+  // As File::seek_data: where the first page that was ever written is. The host may answer with more data than
+  // there is (reserved pages near a written one, which read as zeros), never with less.
   virtual Result<std::uint64_t> seek_data(std::uint64_t offset_bytes) = 0;
   virtual Result<std::uint64_t> seek_hole(std::uint64_t offset_bytes) = 0;
   // Grows the file and what is mapped of it (the address may stay; the reserved range is `reserve_bytes` at open).

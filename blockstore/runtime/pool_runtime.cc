@@ -118,6 +118,10 @@ class FdPoller {
   }
 
   void submit(FdRequest& request) {
+    if (request.fd < 0) {
+      finish(request, -EBADF);  // poll() would pass over it in silence
+      return;
+    }
     bool refused = false;
     {
       const std::lock_guard guard(mutex_);
@@ -160,6 +164,7 @@ class FdPoller {
 
   // The result of a request whose descriptor is ready; -EAGAIN when it is not after all.
   static int perform(const FdRequest& request, short ready) {
+    if ((ready & POLLNVAL) != 0) return -EBADF;
     if (request.kind == FdKind::kPoll) return ready;
     ssize_t count = -1;
     if (request.kind == FdKind::kRead) {

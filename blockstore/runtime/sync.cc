@@ -11,7 +11,10 @@ Waiter waiter_here(std::coroutine_handle<> handle) {
   return Waiter{handle, home};
 }
 
-bool overlap(BlockRange a, BlockRange b) { return a.first < b.end() && b.first < a.end(); }
+// An empty range overlaps nothing, wherever it is.
+bool overlap(BlockRange a, BlockRange b) {
+  return a.count != 0 && b.count != 0 && a.first < b.end() && b.first < a.end();
+}
 
 }  // namespace
 
