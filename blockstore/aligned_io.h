@@ -1,6 +1,6 @@
-// The unaligned shell: cuts byte ranges into whole blocks for the aligned core (Volume). It is the only
-// place of a read-modify-write, and does it under the range lock, so that a block that fails its checksum is never
-// laundered (I9): the read fails, and so does the write.
+// The unaligned shell: cuts byte ranges into whole blocks for the aligned core (Volume). It is the
+// only place of a read-modify-write, and does it under the range lock, so that a block that fails
+// its checksum is never laundered (I9): the read fails, and so does the write.
 #pragma once
 
 #include <cstddef>

@@ -1,9 +1,10 @@
 // BlockDevice: what every door (FUSE, NBD) and every tool sees of a volume or a snapshot.
 //
-// Byte addressed: any offset and length within size_bytes(). Aligned 4 KiB requests from memory aligned to
-// 4096 bytes go straight to the layer's file; anything else passes through the unaligned shell (aligned_io.h), the only place
-// of a read-modify-write. All calls are thread-safe and run on the caller's executor; none blocks it. A buffer must
-// stay alive and unchanged until the call ends.
+// Byte addressed: any offset and length within size_bytes(). Aligned 4 KiB requests from memory
+// aligned to 4096 bytes go straight to the layer's file; anything else passes through the unaligned
+// shell (aligned_io.h), the only place of a read-modify-write. All calls are thread-safe and run on
+// the caller's executor; none blocks it. A buffer must stay alive and unchanged until the call
+// ends.
 #pragma once
 
 #include <cstddef>
@@ -37,7 +38,8 @@ class BlockDevice {
   // Bytes of blocks that hold data (whole blocks), in any layer: st_blocks and "referenced".
   virtual std::uint64_t referenced_bytes() const = 0;
 
-  // kInvalid beyond the end; kDamaged for a block that fails its checksum (I9); kGone when deleted meanwhile.
+  // kInvalid beyond the end; kDamaged for a block that fails its checksum (I9); kGone when deleted
+  // meanwhile.
   virtual Task<Status> read(std::uint64_t offset_bytes, std::span<std::byte> out) = 0;
   // Acknowledged means: survives the daemon's death (I5). kNoSpace leaves old contents.
   virtual Task<Status> write(std::uint64_t offset_bytes, std::span<const std::byte> data,
@@ -50,7 +52,8 @@ class BlockDevice {
   Task<Status> discard(std::uint64_t offset_bytes, std::uint64_t length_bytes) {
     return write_zeroes(offset_bytes, length_bytes, {});
   }
-  // The allocation of [offset, offset + length), in order, without gaps; at most `max_runs` (it may end early).
+  // The allocation of [offset, offset + length), in order, without gaps; at most `max_runs` (it may
+  // end early).
   virtual std::vector<AllocationRun> allocation(std::uint64_t offset_bytes,
                                                 std::uint64_t length_bytes,
                                                 std::size_t max_runs) const = 0;

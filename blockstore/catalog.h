@@ -1,8 +1,10 @@
 // The catalog: every durable fact of a store that is not block data, in one SQLite database
-// (schema: docs/FORMAT.md). SQLite is included in catalog_*.{h,cc} and sqlite_vfs.cc and nowhere else.
+// (schema: docs/FORMAT.md). SQLite is included in catalog_*.{h,cc} and sqlite_vfs.cc and nowhere
+// else.
 //
-// CatalogDb is the synchronous half: rows in, rows out, within a transaction. Catalog is the other half: it owns the
-// strand on which CatalogDb runs and gathers concurrent commits into one transaction and one fsync (group commit).
+// CatalogDb is the synchronous half: rows in, rows out, within a transaction. Catalog is the other
+// half: it owns the strand on which CatalogDb runs and gathers concurrent commits into one
+// transaction and one fsync (group commit).
 #pragma once
 
 #include <atomic>
@@ -32,7 +34,7 @@ using VolumeId = std::uint64_t;
 struct VolumeRow {
   VolumeId id = 0;
   std::string name;
-  NodeId head = kNoNode;  // kNoNode: the volume was deleted, its snapshots remain
+  NodeId head = kNoNode;                    // kNoNode: the volume was deleted, its snapshots remain
   std::optional<ErasePolicy> erase_policy;  // unset: the store's
   std::int64_t created_ns = 0;
 };
@@ -41,8 +43,8 @@ struct NodeRow {
   NodeId id = kNoNode;
   NodeKind kind = NodeKind::kHead;
   NodeId parent = kNoNode;
-  VolumeId volume = 0;     // junctions keep the volume they came from
-  std::string snapshot;    // the snapshot's name; empty for heads and junctions
+  VolumeId volume = 0;   // junctions keep the volume they came from
+  std::string snapshot;  // the snapshot's name; empty for heads and junctions
   std::uint64_t size_bytes = 0;
   std::int64_t created_ns = 0;
 };
@@ -51,7 +53,8 @@ struct LayerRow {
   LayerId id = kNoLayer;
   NodeId owner = kNoNode;
   std::uint64_t size_bytes = 0;  // of the data file
-  // True from before the first write until the layer is settled: recovery looks at unsettled layers only.
+  // True from before the first write until the layer is settled: recovery looks at unsettled layers
+  // only.
   bool unsettled = false;
   std::int64_t created_ns = 0;
 };
@@ -75,7 +78,8 @@ struct EraseRequestRow {
   std::uint64_t items_done = 0;
 };
 
-// A whole layer (ranges empty: erase what is allocated, then unlink), or ranges of a layer that lives on.
+// A whole layer (ranges empty: erase what is allocated, then unlink), or ranges of a layer that
+// lives on.
 struct EraseItemRow {
   std::uint64_t id = 0;
   std::uint64_t request = 0;
@@ -93,8 +97,8 @@ struct CertificateRow {
 struct AttachmentRow {
   std::uint64_t id = 0;
   NodeId node = kNoNode;
-  std::string target;   // "loop", "nbd"
-  std::string device;   // "/dev/loop3"
+  std::string target;  // "loop", "nbd"
+  std::string device;  // "/dev/loop3"
   bool read_only = false;
   std::uint32_t sector_size_bytes = 512;
   std::string boot_id;  // the boot in which it was made
@@ -125,8 +129,9 @@ class CatalogDb {
  public:
   // Makes a new catalog at `path` with the schema of kFormatVersion; kExists when there is one.
   static Result<std::unique_ptr<CatalogDb>> create(FileSystem& fs, const std::string& path);
-  // Opens one. kNotFound: no such file. kDamaged: not a catalog, or SQLite finds it broken. kNotSupported: a newer
-  // format or an unknown incompatible feature (the message names it and says which version is needed).
+  // Opens one. kNotFound: no such file. kDamaged: not a catalog, or SQLite finds it broken.
+  // kNotSupported: a newer format or an unknown incompatible feature (the message names it and says
+  // which version is needed).
   static Result<std::unique_ptr<CatalogDb>> open(FileSystem& fs, const std::string& path);
   ~CatalogDb();
 
@@ -136,25 +141,30 @@ class CatalogDb {
   Status begin();
   // Durable when it returns OK (WAL, synchronous=FULL); rolled back when it does not.
   Status commit();
-  void rollback();  // nothing happens outside of a transaction
-  Status savepoint();            // within a transaction: one member of a group commit
-  // Ends the member. Not OK: it leaves rows that point at nothing, or SQLite failed; roll back to the savepoint then.
+  void rollback();     // nothing happens outside of a transaction
+  Status savepoint();  // within a transaction: one member of a group commit
+  // Ends the member. Not OK: it leaves rows that point at nothing, or SQLite failed; roll back to
+  // the savepoint then.
   Status release_savepoint();
-  // Undoes and ends the member. Not OK: the whole transaction is gone (SQLite rolls back by itself on some failures).
+  // Undoes and ends the member. Not OK: the whole transaction is gone (SQLite rolls back by itself
+  // on some failures).
   Status rollback_to_savepoint();
 
   Result<CatalogImage> load();
 
-  // Settings: small strings. Keys in use: "uuid", "boot_id", "clean", "erase_policy", "erase_rate_bytes", "needs_check".
+  // Settings: small strings. Keys in use: "uuid", "boot_id", "clean", "erase_policy",
+  // "erase_rate_bytes", "needs_check".
   Result<std::optional<std::string>> setting(const std::string& key);
   Status put_setting(const std::string& key, const std::string& value);
 
   // Ids never come back: each is one more than the largest ever given (table last_id). A
-  // change that is rolled back was never given its ids: do nothing durable under an id before its commit.
-  Result<std::uint64_t> next_id(const std::string& kind);  // "volume", "node", "layer", "erase", "item", "certificate", "attachment"
+  // change that is rolled back was never given its ids: do nothing durable under an id before its
+  // commit.
+  Result<std::uint64_t> next_id(const std::string& kind);  // "volume", "node", "layer", "erase",
+                                                           // "item", "certificate", "attachment"
 
-  // put_*: inserts, or replaces the row of that id. kExists: another volume has the name, or another snapshot of the
-  // volume has it.
+  // put_*: inserts, or replaces the row of that id. kExists: another volume has the name, or
+  // another snapshot of the volume has it.
   Status put_volume(const VolumeRow& row);
   Status remove_volume(VolumeId id);
   Status put_node(const NodeRow& row);
@@ -162,7 +172,8 @@ class CatalogDb {
   Status put_layer(const LayerRow& row);
   Status remove_layer(LayerId id);  // its regions go too
 
-  // Replaces the row; an empty state removes it. Ignored when the layer is gone (it was deleted meanwhile).
+  // Replaces the row; an empty state removes it. Ignored when the layer is gone (it was deleted
+  // meanwhile).
   Status put_region(const RegionRow& row);
   // Sets or clears `dirty` on existing rows.
   Status mark_regions(LayerId layer, const std::vector<std::uint64_t>& regions, bool dirty);
@@ -178,7 +189,8 @@ class CatalogDb {
   Status put_attachment(const AttachmentRow& row);
   Status remove_attachment(std::uint64_t id);
 
-  // A node's saved merged map (format/region_format's encode_map chunks). Ignored when the node is gone.
+  // A node's saved merged map (format/region_format's encode_map chunks). Ignored when the node is
+  // gone.
   Status put_saved_map(NodeId node, const std::vector<std::string>& chunks);
   Result<std::optional<std::vector<std::string>>> saved_map(NodeId node);
   Result<std::vector<NodeId>> saved_map_nodes();
@@ -193,9 +205,10 @@ class CatalogDb {
   std::unique_ptr<Impl> impl_;
 };
 
-// Thread-safe. A commit's Status is for that member alone: a member that fails is rolled back to its savepoint and
-// the others go on. When the transaction itself fails, every member gets that failure and, unless it is kNoSpace,
-// `failed()` stays set from then on: the store must go read-only (I10).
+// Thread-safe. A commit's Status is for that member alone: a member that fails is rolled back to
+// its savepoint and the others go on. When the transaction itself fails, every member gets that
+// failure and, unless it is kNoSpace, `failed()` stays set from then on: the store must go
+// read-only (I10).
 class Catalog {
  public:
   using Change = std::function<Status(CatalogDb&)>;

@@ -5,7 +5,8 @@
 namespace voltree {
 namespace {
 
-// Layer ids are taken from the catalog this many at a time, so that a new layer costs one commit and not two.
+// Layer ids are taken from the catalog this many at a time, so that a new layer costs one commit
+// and not two.
 constexpr std::size_t kLayerIdBatch = 64;
 
 }  // namespace
@@ -21,10 +22,11 @@ LayerRow row_of(Layer& layer, std::int64_t created_ns) {
 Status Engine::check_writable() const {
   if (!failed_.load(std::memory_order_acquire)) return {};
   const std::lock_guard lock(failure_mutex_);
-  return error(Code::kReadOnly,
-               "the store went read-only after a failure ({}): stop the daemon, run `voltree check`, "
-               "and start it again",
-               failure_.message());
+  return error(
+      Code::kReadOnly,
+      "the store went read-only after a failure ({}): stop the daemon, run `voltree check`, "
+      "and start it again",
+      failure_.message());
 }
 
 void Engine::fail(const Status& cause) {
@@ -65,6 +67,7 @@ Task<Result<std::shared_ptr<Layer>>> Engine::create_layer(NodeId owner, std::uin
     co_return made;
   }
   layers_.add(layer);
+  if (layer_created_) layer_created_(layer);
   co_return layer;
 }
 
@@ -73,7 +76,8 @@ Task<Status> Engine::mark_unsettled(Layer& layer) {
   LayerRow row = row_of(layer, runtime_.wall_now().count());
   if (row.unsettled) co_return Status();
   row.unsettled = true;
-  VT_CO_RETURN_IF_ERROR(co_await catalog_->commit([&row](CatalogDb& db) { return db.put_layer(row); }));
+  VT_CO_RETURN_IF_ERROR(
+      co_await catalog_->commit([&row](CatalogDb& db) { return db.put_layer(row); }));
   const std::lock_guard lock(layer.mutex);
   layer.state.unsettled = true;
   co_return Status();

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -34,8 +35,8 @@ class Engine {
   LayerTable& layers() { return layers_; }
   InflightTable& inflight() { return *inflight_; }
   void set_inflight(std::unique_ptr<InflightTable> table) { inflight_ = std::move(table); }
-  // Entered around every read of layer data. A range is erased only after a drain that began when no node could see
-  // it any more (DESIGN section 2; I7, I8).
+  // Entered around every read of layer data. A range is erased only after a drain that began when
+  // no node could see it any more (DESIGN section 2; I7, I8).
   Gate& read_gate() { return read_gate_; }
   EngineCounters& counters() { return counters_; }
 
@@ -44,14 +45,18 @@ class Engine {
   Status check_writable() const;
   void fail(const Status& cause);
 
+  // Told of every new layer, on any executor, before it is used.
+  void on_layer_created(std::function<void(const std::shared_ptr<Layer>&)> listener) {
+    layer_created_ = std::move(listener);
+  }
   // A new empty layer, durable in the catalog as `owner`'s and unsettled.
   Task<Result<std::shared_ptr<Layer>>> create_layer(NodeId owner, std::uint64_t size_bytes);
   // Sets the catalog's unsettled flag before the first write since the layer was settled.
   Task<Status> mark_unsettled(Layer& layer);
   // Marks regions dirty in the catalog before an in-place write into them (DESIGN section 4).
   Task<Status> mark_dirty(Layer& layer, std::vector<std::uint64_t> regions);
-  // Makes the layer's dirty regions clean: data and sums durable, marks off. `write_gate` is that of the volume that
-  // may be writing to the layer, nullptr when none is.
+  // Makes the layer's dirty regions clean: data and sums durable, marks off. `write_gate` is that
+  // of the volume that may be writing to the layer, nullptr when none is.
   Task<Status> settle(Layer& layer, Gate* write_gate);
 
  private:
@@ -65,8 +70,10 @@ class Engine {
   std::atomic<bool> failed_{false};
   mutable std::mutex failure_mutex_;
   Status failure_;
+  std::function<void(const std::shared_ptr<Layer>&)> layer_created_;
   AsyncMutex layer_id_mutex_;
-  std::vector<LayerId> layer_ids_;  // reserved in the catalog, not used yet; guarded by layer_id_mutex_
+  std::vector<LayerId>
+      layer_ids_;  // reserved in the catalog, not used yet; guarded by layer_id_mutex_
 };
 
 LayerRow row_of(Layer& layer, std::int64_t created_ns);

@@ -69,6 +69,20 @@ void set_index(std::uint8_t* packed, unsigned bits, std::uint64_t offset, std::u
   packed[bit / 8] = static_cast<std::uint8_t>((packed[bit / 8] & ~mask) | (index << shift));
 }
 
+// Sets the indexes of [begin, end): whole bytes at a time between the edges.
+void fill_index(std::uint8_t* packed, unsigned bits, std::uint64_t begin, std::uint64_t end,
+                std::uint32_t index) {
+  if (bits <= 8) {
+    const std::uint64_t in_byte = 8 / bits;
+    for (; begin < end && begin % in_byte != 0; ++begin) set_index(packed, bits, begin, index);
+    const std::uint64_t bytes = (end - begin) / in_byte;
+    const unsigned pattern = index * (0xFFU / ((1U << bits) - 1));
+    std::memset(packed + begin / in_byte, static_cast<int>(pattern), bytes);
+    begin += bytes * in_byte;
+  }
+  for (; begin < end; ++begin) set_index(packed, bits, begin, index);
+}
+
 Node* encode_dense(std::span<const Extent> extents, const Palette& palette, std::uint64_t span) {
   Node* node = allocate_node(NodeKind::kDense, dense_bytes(palette.size(), span));
   node->base = extents.front().first;
@@ -83,14 +97,12 @@ Node* encode_dense(std::span<const Extent> extents, const Palette& palette, std:
   // Every block starts as a hole; one byte holds a whole number of narrow indexes.
   std::memset(packed, 0, (span * bits + 7) / 8);
   if (hole != palette.size() && hole != 0) {
-    for (std::uint64_t offset = 0; offset < span; ++offset) set_index(packed, bits, offset, hole);
+    fill_index(packed, bits, 0, span, hole);
   }
   for (const Extent& extent : extents) {
     const std::uint32_t index = palette_index(palette, extent.value);
     const std::uint64_t begin = extent.first - node->base;
-    for (std::uint64_t offset = begin; offset < begin + extent.count; ++offset) {
-      set_index(packed, bits, offset, index);
-    }
+    fill_index(packed, bits, begin, begin + extent.count, index);
   }
   return node;
 }

@@ -9,7 +9,9 @@
 // kDenseBlocks blocks.
 #pragma once
 
+#include <bit>
 #include <cstdint>
+#include <cstring>
 #include <span>
 #include <vector>
 
@@ -74,6 +76,7 @@ struct DenseView {
   explicit DenseView(const Node& leaf)
       : palette(reinterpret_cast<const std::uint32_t*>(leaf.payload())),
         packed(reinterpret_cast<const std::uint8_t*>(palette + leaf.palette_size)),
+        packed_bytes(leaf.payload_bytes - leaf.palette_size * sizeof(std::uint32_t)),
         bits(leaf.index_bits) {}
 
   std::uint32_t index(std::uint64_t offset) const {
@@ -81,10 +84,34 @@ struct DenseView {
     if (bits == 16) return packed[bit / 8] | std::uint32_t{packed[bit / 8 + 1]} << 8;
     return (packed[bit / 8] >> (bit % 8)) & ((1U << bits) - 1);
   }
+  // Where the blocks with the index of block `offset` stop, at most `limit`. Compares a word at a
+  // time.
+  std::uint64_t run_end(std::uint64_t offset, std::uint64_t limit) const {
+    static_assert(std::endian::native == std::endian::little, "indexes are packed low bits first");
+    const std::uint64_t wanted = index(offset) * (~std::uint64_t{0} / ((1U << bits) - 1));
+    while (offset < limit) {
+      const std::uint64_t bit = offset * bits;
+      const std::size_t left = packed_bytes - bit / 8;
+      std::uint64_t word = 0;
+      std::memcpy(&word, packed + bit / 8, left < sizeof(word) ? left : sizeof(word));
+      // What the shift brings in at the top is not compared; 56 is a multiple of every narrow
+      // width.
+      const unsigned valid = bit % 8 == 0 ? 64 : 56;
+      std::uint64_t differs = (word >> (bit % 8)) ^ wanted;
+      if (valid != 64) differs &= (std::uint64_t{1} << valid) - 1;
+      if (differs != 0) {
+        const std::uint64_t end = offset + static_cast<unsigned>(std::countr_zero(differs)) / bits;
+        return end < limit ? end : limit;
+      }
+      offset += valid / bits;
+    }
+    return limit;
+  }
   std::uint32_t value(std::uint64_t offset) const { return palette[index(offset)]; }
 
   const std::uint32_t* palette;
   const std::uint8_t* packed;
+  std::size_t packed_bytes;
   unsigned bits;
 };
 
@@ -121,8 +148,7 @@ bool visit_dense(const Node& leaf, std::uint64_t first, std::uint64_t end, Visit
   const std::uint64_t limit = end - leaf.base < leaf.count ? end - leaf.base : leaf.count;
   while (offset < limit) {
     const std::uint32_t index = view.index(offset);
-    std::uint64_t next = offset + 1;
-    while (next < limit && view.index(next) == index) ++next;
+    const std::uint64_t next = view.run_end(offset, limit);
     const std::uint32_t value = view.palette[index];
     if (value != 0 && !visit(Extent{leaf.base + offset, next - offset, value})) return false;
     offset = next;

@@ -1,9 +1,11 @@
-// The table of in-place writes under way: run/inflight, mapped, so that it outlives the daemon (I5).
+// The table of in-place writes under way: run/inflight, mapped, so that it outlives the daemon
+// (I5).
 //
-// An in-place write changes data first and its sums after. A daemon that dies between the two leaves a block whose sum is
-// old. The block was not acknowledged, so either contents are right, but it must not read as damaged for ever: recovery of
-// the same boot re-stamps the blocks of the slots in use, and no others. After a power loss the table is not
-// looked at (dirty regions take its place).
+// An in-place write changes data first and its sums after. A daemon that dies between the two
+// leaves a block whose sum is old. The block was not acknowledged, so either contents are right,
+// but it must not read as damaged for ever: recovery of the same boot re-stamps the blocks of the
+// slots in use, and no others. After a power loss the table is not looked at (dirty regions take
+// its place).
 #pragma once
 
 #include <cstdint>
@@ -59,7 +61,8 @@ class InflightTable {
   // Forgets what was left behind: recovery is done with it.
   void clear();
 
-  // Awaits a free slot and fills it. A write takes one slot at most, so that waiting here can not deadlock.
+  // Awaits a free slot and fills it. A write takes one slot at most, so that waiting here can not
+  // deadlock.
   auto acquire(Entry entry) {
     struct Awaiter {
       InflightTable& table;

@@ -8,8 +8,8 @@ namespace voltree {
 namespace {
 
 constexpr std::uint64_t kSumBytes = sizeof(std::uint64_t);
-// Address space kept for a layer's sums, so that growing it never moves the mapping: four times the size, at
-// least what a 64 GiB volume needs.
+// Address space kept for a layer's sums, so that growing it never moves the mapping: four times the
+// size, at least what a 64 GiB volume needs.
 constexpr std::uint64_t kReserveFactor = 4;
 constexpr std::uint64_t kReserveMinBytes = (std::uint64_t{64} << 30) / kBlockBytes * kSumBytes;
 
@@ -52,14 +52,15 @@ Status Layer::create_files() {
     VT_RETURN_IF_ERROR(fs.make_dir(folder));
     VT_RETURN_IF_ERROR(fs.sync_dir(store_directory_ + "/layers"));
   }
-  // A crash between making the files and the catalog row leaves files that no row names: start them over.
+  // A crash between making the files and the catalog row leaves files that no row names: start them
+  // over.
   VT_RETURN_IF_ERROR(unlink_files(fs, store_directory_, id_));
-  VT_ASSIGN_OR_RETURN(auto data, fs.open(data_path(store_directory_, id_),
-                                         {.create = true, .exclusive = true}));
+  VT_ASSIGN_OR_RETURN(
+      auto data, fs.open(data_path(store_directory_, id_), {.create = true, .exclusive = true}));
   VT_RETURN_IF_ERROR(data->truncate(blocks_of_bytes(size_bytes()) * kBlockBytes));
   VT_RETURN_IF_ERROR(data->sync_sync());
-  VT_ASSIGN_OR_RETURN(auto sums, fs.open(sum_path(store_directory_, id_),
-                                         {.create = true, .exclusive = true}));
+  VT_ASSIGN_OR_RETURN(
+      auto sums, fs.open(sum_path(store_directory_, id_), {.create = true, .exclusive = true}));
   VT_RETURN_IF_ERROR(sums->truncate(sum_file_bytes(size_bytes())));
   VT_RETURN_IF_ERROR(sums->sync_sync());
   VT_RETURN_IF_ERROR(fs.sync_dir(folder));
@@ -135,8 +136,9 @@ Task<Status> Layer::touch_sums(BlockRange range, bool for_write) {
   const std::uint64_t offset = range.first * kSumBytes;
   const std::uint64_t length = range.count * kSumBytes;
   if (sums_->resident(offset, length, for_write)) co_return Status();
-  co_return co_await runtime_.run_blocking(
-      [this, offset, length, for_write] { return sums_->populate_sync(offset, length, for_write); });
+  co_return co_await runtime_.run_blocking([this, offset, length, for_write] {
+    return sums_->populate_sync(offset, length, for_write);
+  });
 }
 
 Task<Status> Layer::ensure_index(Catalog& catalog) {

@@ -1,9 +1,9 @@
-// A layer: one sparse data file and its .sum file (docs/FORMAT.md). A byte of a volume at offset x lives, in
-// whichever layer holds it, at offset x.
+// A layer: one sparse data file and its .sum file (docs/FORMAT.md). A byte of a volume at offset x
+// lives, in whichever layer holds it, at offset x.
 //
-// Ownership: layers are shared_ptr, kept in LayerTable; whoever reads or writes one holds a reference across the I/O.
-// Threads: the files are thread-safe. What is in State is guarded by `mutex`, held for memory operations only.
-// Lock order: Volume::mutex_ before Layer::mutex.
+// Ownership: layers are shared_ptr, kept in LayerTable; whoever reads or writes one holds a
+// reference across the I/O. Threads: the files are thread-safe. What is in State is guarded by
+// `mutex`, held for memory operations only. Lock order: Volume::mutex_ before Layer::mutex.
 #pragma once
 
 #include <atomic>
@@ -39,20 +39,24 @@ class Layer {
 
   // Makes both files and their names durable. Blocking.
   Status create_files();
-  // Removes both files and makes that durable; absent ones are fine. No I/O may be in flight. Blocking.
+  // Removes both files and makes that durable; absent ones are fine. No I/O may be in flight.
+  // Blocking.
   static Status unlink_files(FileSystem& fs, const std::string& store_directory, LayerId id);
   // Opens the files on first use. kDamaged, naming the file, when it is missing or short.
   Task<Status> ensure_open();
-  // True when the reserved address range lets the layer grow to `size_bytes`; it has then grown. Blocking.
+  // True when the reserved address range lets the layer grow to `size_bytes`; it has then grown.
+  // Blocking.
   Result<bool> grow(std::uint64_t size_bytes);
 
-  // Valid after ensure_open(). Direct: past the page cache, for the blocks of a volume's own layers.
+  // Valid after ensure_open(). Direct: past the page cache, for the blocks of a volume's own
+  // layers.
   File& file(bool direct) { return direct ? *direct_file_ : *cached_file_; }
   MappedFile& sums() { return *sums_; }
 
   std::uint64_t sum(std::uint64_t block) const;
   void set_sum(std::uint64_t block, std::uint64_t value);
-  // Brings the sums of `range` into memory without blocking this thread; after it they can be read (and written).
+  // Brings the sums of `range` into memory without blocking this thread; after it they can be read
+  // (and written).
   Task<Status> touch_sums(BlockRange range, bool for_write);
 
   // Loads the index from the catalog on first use.
@@ -60,17 +64,18 @@ class Layer {
 
   struct State {
     bool index_loaded = false;
-    ExtentMap index;          // what the layer holds now
-    ExtentMap durable_index;  // what the catalog says it holds (I1): never ahead of the data's durability
+    ExtentMap index;  // what the layer holds now
+    ExtentMap
+        durable_index;  // what the catalog says it holds (I1): never ahead of the data's durability
     std::set<std::uint64_t> pending_regions;   // changed in `index` since the last flush took them
     std::set<std::uint64_t> dirty_regions;     // marked dirty in the catalog
     std::set<std::uint64_t> settling_regions;  // still dirty in the catalog; a settle is under way
-    bool needs_sync = false;  // written to since the last fdatasync began
-    bool unsettled = false;   // the catalog's flag
+    bool needs_sync = false;                   // written to since the last fdatasync began
+    bool unsettled = false;                    // the catalog's flag
   };
   std::mutex mutex;
-  State state;               // guarded by mutex
-  AsyncMutex mark_mutex;     // serialises catalog changes of dirty marks: mark against settle
+  State state;            // guarded by mutex
+  AsyncMutex mark_mutex;  // serialises catalog changes of dirty marks: mark against settle
 
  private:
   Status open_files();

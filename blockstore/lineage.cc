@@ -101,8 +101,8 @@ std::vector<LayerId> Lineage::needed_for_remove(NodeId id) const {
   return layers;
 }
 
-// What of its ancestors no one at or below `node` can see: the node's own blocks, and for a junction, which nobody
-// reads itself, also what all of its children shadow.
+// What of its ancestors no one at or below `node` can see: the node's own blocks, and for a
+// junction, which nobody reads itself, also what all of its children shadow.
 ExtentMap Lineage::shadow(const Node& node) const {
   ExtentMap mask;
   for (const LayerId layer : node.owned) mask = overlay(mask, index(layer));

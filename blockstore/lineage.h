@@ -1,9 +1,11 @@
 // Lineage: the tree of nodes, who owns which layer, and what a delete frees (DESIGN section 2).
 //
-// A pure value: no I/O, no clock. Store changes a copy, commits the plan, and then keeps the copy. The algebra is on
-// layer indexes, which the caller has loaded (see needed_for_remove); it reads no data and counts no references.
+// A pure value: no I/O, no clock. Store changes a copy, commits the plan, and then keeps the copy.
+// The algebra is on layer indexes, which the caller has loaded (see needed_for_remove); it reads no
+// data and counts no references.
 //
-// Invariant: every present block of every layer is visible in at least one node, or is in a plan's garbage.
+// Invariant: every present block of every layer is visible in at least one node, or is in a plan's
+// garbage.
 #pragma once
 
 #include <cstdint>
@@ -19,11 +21,13 @@ namespace voltree {
 // What a change of the tree does, for the catalog and the eraser.
 struct LineagePlan {
   std::vector<NodeId> removed_nodes;
-  std::vector<NodeId> changed_nodes;           // kind or parent differ
-  std::map<LayerId, NodeId> moved_layers;      // new owner
-  std::vector<LayerId> erased_layers;          // nothing of them is visible any more
-  std::map<LayerId, ExtentMap> erased_ranges;  // value 1: data blocks of living layers that nobody sees
-  std::map<LayerId, ExtentMap> new_indexes;    // of the layers in erased_ranges, and of those whose tombstones went
+  std::vector<NodeId> changed_nodes;       // kind or parent differ
+  std::map<LayerId, NodeId> moved_layers;  // new owner
+  std::vector<LayerId> erased_layers;      // nothing of them is visible any more
+  std::map<LayerId, ExtentMap>
+      erased_ranges;  // value 1: data blocks of living layers that nobody sees
+  std::map<LayerId, ExtentMap>
+      new_indexes;  // of the layers in erased_ranges, and of those whose tombstones went
   std::uint64_t freed_blocks = 0;
 };
 
@@ -48,6 +52,7 @@ class Lineage {
 
   // Indexes for the algebra: those of every layer in needed_for_remove must have been given before.
   void set_index(LayerId layer, ExtentMap index) { indexes_[layer] = std::move(index); }
+  bool has_index(LayerId layer) const { return indexes_.contains(layer); }
   std::vector<LayerId> needed_for_remove(NodeId id) const;
   std::vector<LayerId> needed_for_trim(NodeId id) const;
 
@@ -57,7 +62,8 @@ class Lineage {
   void abandon_layers(NodeId id, LineagePlan& plan);
   // After a head has left `parent` for another place in the tree.
   void parent_lost_child(NodeId parent, LineagePlan& plan);
-  // Garbage of a junction that every child shadows; and of a head, in older owned layers that newer ones shadow.
+  // Garbage of a junction that every child shadows; and of a head, in older owned layers that newer
+  // ones shadow.
   void trim(NodeId id, LineagePlan& plan);
 
  private:

@@ -1,8 +1,9 @@
 // Store: open, and everything that can be done to volumes as a whole.
 //
-// One process owns a store at a time (LOCK). All calls are thread-safe, must be made on an executor of the runtime, and
-// do not block it. Calls that change the tree of volumes are durable and all-or-nothing when they return (I3).
-// Names are VOLUME or VOLUME@SNAPSHOT, checked by parse_node_name; an unknown one is kNotFound, a taken one kExists.
+// One process owns a store at a time (LOCK). All calls are thread-safe, must be made on an executor
+// of the runtime, and do not block it. Calls that change the tree of volumes are durable and
+// all-or-nothing when they return (I3). Names are VOLUME or VOLUME@SNAPSHOT, checked by
+// parse_node_name; an unknown one is kNotFound, a taken one kExists.
 #pragma once
 
 #include <cstdint>
@@ -35,17 +36,18 @@ struct StoreOpenOptions {
 
 // What a node is and what it costs. Bytes; times in nanoseconds since 1970.
 struct NodeInfo {
-  NodeName name;             // for a junction: empty names
+  NodeName name;  // for a junction: empty names
   NodeId id = kNoNode;
   NodeKind kind = NodeKind::kHead;
   NodeId parent = kNoNode;
-  std::string origin;        // the nearest named ancestor ("VOLUME@SNAPSHOT"), empty for none
+  std::string origin;  // the nearest named ancestor ("VOLUME@SNAPSHOT"), empty for none
   std::uint64_t size_bytes = 0;
   std::int64_t created_ns = 0;
-  std::uint32_t depth = 0;   // ancestors
+  std::uint32_t depth = 0;  // ancestors
   bool open = false;
   bool attached = false;
-  std::vector<std::string> children;  // names of named descendants directly below (through junctions)
+  std::vector<std::string>
+      children;  // names of named descendants directly below (through junctions)
 };
 
 struct NodeUsage {
@@ -87,13 +89,14 @@ struct PoolInfo {
   std::uint64_t erase_left_bytes = 0;
   ErasePolicy erase_policy = ErasePolicy::kZero;
   std::uint64_t erase_rate_bytes = 0;
-  bool read_only = false;   // went read-only (I10)
-  std::string warning;      // a copy-on-write host, needs_check: empty when there is nothing to say
+  bool read_only = false;  // went read-only (I10)
+  std::string warning;     // a copy-on-write host, needs_check: empty when there is nothing to say
 };
 
 struct StoreCounters {  // since the store was opened
   std::uint64_t reads = 0, read_bytes = 0, writes = 0, written_bytes = 0, flushes = 0, zeroes = 0;
-  std::uint64_t redirected_blocks = 0, checksum_rereads = 0, checksum_errors = 0, catalog_commits = 0;
+  std::uint64_t redirected_blocks = 0, checksum_rereads = 0, checksum_errors = 0,
+                catalog_commits = 0;
   std::uint64_t recovered_blocks = 0, restamped_blocks = 0;  // by recovery at open
 };
 
@@ -114,39 +117,45 @@ struct CheckReport {
 
 class Store {
  public:
-  // Makes a store in `directory` (made if absent; must be empty). kNotSupported on a host without sparse files.
-  // Blocking: call from a thread that may.
+  // Makes a store in `directory` (made if absent; must be empty). kNotSupported on a host without
+  // sparse files. Blocking: call from a thread that may.
   static Status create(Runtime& runtime, const std::string& directory, StoreCreateOptions options);
   // Opens it: takes LOCK (kBusy, naming the owner's pid, when held), recovers, resumes the eraser.
   static Task<Result<std::unique_ptr<Store>>> open(Runtime& runtime, const std::string& directory,
                                                    StoreOpenOptions options);
   ~Store();  // after close(), or as if the process had died (nothing is flushed)
-  // Flushes and settles everything, marks the store clean, releases LOCK. Open devices answer kGone from then on.
+  // Flushes and settles everything, marks the store clean, releases LOCK. Open devices answer kGone
+  // from then on.
   Task<Status> close();
 
   // --- Volumes and snapshots.
   Task<Status> create_volume(std::string name, std::uint64_t size_bytes,
                              std::optional<ErasePolicy> erase_policy);
   Task<Status> snapshot(std::string volume, std::string snapshot_name);
-  // Of a snapshot or of a volume as it is now. `size_bytes` 0: the source's; larger: grown; smaller: kInvalid.
+  // Of a snapshot or of a volume as it is now. `size_bytes` 0: the source's; larger: grown;
+  // smaller: kInvalid.
   Task<Status> clone(std::string source, std::string new_volume, std::uint64_t size_bytes);
-  // The volume's head becomes what the snapshot holds, size included. The snapshot must be of this volume (kInvalid). kBusy when attached.
+  // The volume's head becomes what the snapshot holds, size included. The snapshot must be of this
+  // volume (kInvalid). kBusy when attached.
   Task<Status> revert(std::string volume, std::string snapshot_name, RevertOptions options);
-  // Growing is online. A smaller size needs `shrink` and no attachment; what lies beyond is erased by policy.
+  // Growing is online. A smaller size needs `shrink` and no attachment; what lies beyond is erased
+  // by policy.
   Task<Status> resize(std::string volume, std::uint64_t size_bytes, bool shrink);
   // VOLUME -> NEW, or VOLUME@SNAP -> VOLUME@NEW (the same volume).
   Task<Status> rename(std::string from, std::string to);
-  // Any node, in any order. kBusy when attached. A volume that has snapshots leaves them (they keep its name taken).
-  // Returns the erase request's id, 0 when there is nothing to erase.
+  // Any node, in any order. kBusy when attached. A volume that has snapshots leaves them (they keep
+  // its name taken). Returns the erase request's id, 0 when there is nothing to erase.
   Task<Result<std::uint64_t>> remove(std::string name, DeleteOptions options);
 
   // --- Questions.
   Task<Result<NodeInfo>> info(std::string name);
-  Task<std::vector<NodeInfo>> list(bool with_junctions = false);  // by name; a volume before its snapshots
+  Task<std::vector<NodeInfo>> list(
+      bool with_junctions = false);  // by name; a volume before its snapshots
   Task<Result<NodeUsage>> usage(std::string name);
   // What deleting all of them would free together.
   Task<Result<std::uint64_t>> exclusive_of(std::vector<std::string> names);
-  // Ranges where `b` may differ from `a` (whole blocks, clipped to the larger size). Any two nodes of the store.
+  // Ranges where `b` may differ from `a` (whole blocks, clipped to the larger size). Any two nodes
+  // of the store.
   Task<Result<std::vector<ByteRange>>> diff(std::string a, std::string b);
   Task<Result<PoolInfo>> pool();
   StoreCounters counters() const;
@@ -154,12 +163,14 @@ class Store {
   // Raised by each change of the tree of volumes: caches of names compare it.
   std::uint64_t generation() const;
 
-  // --- Data. Heads open read/write, snapshots read-only. While a device is open its node can still be deleted:
-  // calls on it then answer kGone. Devices must not outlive the Store.
+  // --- Data. Heads open read/write, snapshots read-only. While a device is open its node can still
+  // be deleted: calls on it then answer kGone. Devices must not outlive the Store.
   Task<Result<std::shared_ptr<BlockDevice>>> open_device(std::string name);
 
-  // --- Attachments: the books of what is in use from outside. They make delete, shrink and revert answer kBusy.
-  Task<Result<std::uint64_t>> add_attachment(std::string name, AttachmentRow row);  // id, node and boot filled in
+  // --- Attachments: the books of what is in use from outside. They make delete, shrink and revert
+  // answer kBusy.
+  Task<Result<std::uint64_t>> add_attachment(std::string name,
+                                             AttachmentRow row);  // id, node and boot filled in
   Task<Status> update_attachment(AttachmentRow row);
   Task<Status> remove_attachment(std::uint64_t id);
   Task<std::vector<std::pair<NodeName, AttachmentRow>>> attachments();
@@ -167,12 +178,14 @@ class Store {
   // --- Erase (I8).
   Task<std::vector<EraseStatus>> erase_queue();
   Task<Status> wait_erased(std::uint64_t request);  // 0: everything queued now
-  Task<Result<std::vector<std::string>>> certificates(std::uint64_t after_id, std::size_t limit);  // JSON texts
-  Task<Status> set_erase(std::optional<ErasePolicy> policy, std::optional<std::uint64_t> rate_bytes);
+  Task<Result<std::vector<std::string>>> certificates(std::uint64_t after_id,
+                                                      std::size_t limit);  // JSON texts
+  Task<Status> set_erase(std::optional<ErasePolicy> policy,
+                         std::optional<std::uint64_t> rate_bytes);
 
   // --- Upkeep; background_work does these by itself.
-  Task<Status> settle();           // dirty regions become clean
-  Task<Status> sweep();            // junction blocks that every child shadows go to the eraser
+  Task<Status> settle();  // dirty regions become clean
+  Task<Status> sweep();   // junction blocks that every child shadows go to the eraser
   Task<Result<CheckReport>> check(CheckOptions options);
 
  private:

@@ -1,4 +1,5 @@
-// The life of an open node: forks, flushes, what the store does to it. The data path is in volume_io.cc.
+// The life of an open node: forks, flushes, what the store does to it. The data path is in
+// volume_io.cc.
 #include "blockstore/volume.h"
 
 #include <algorithm>
@@ -16,8 +17,8 @@ bool FlushRows::empty() const {
 Status FlushRows::put(CatalogDb& db) const {
   for (const Part& part : parts) {
     for (const std::uint64_t region : part.regions) {
-      VT_RETURN_IF_ERROR(db.put_region(
-          {part.layer->id(), region, encode_region(part.index, region), true}));
+      VT_RETURN_IF_ERROR(
+          db.put_region({part.layer->id(), region, encode_region(part.index, region), true}));
     }
   }
   return {};
@@ -30,7 +31,9 @@ Volume::Volume(Engine& engine, VolumeState state)
       size_bytes_(state.size_bytes),
       map_(std::move(state.map)),
       has_parent_(state.has_parent),
-      owned_(std::move(state.owned)) {}
+      owned_(std::move(state.owned)) {
+  if (state.newest_is_active) active_ = owned_.back();
+}
 
 std::uint64_t Volume::referenced_bytes() const {
   const std::lock_guard lock(mutex_);
@@ -47,9 +50,28 @@ std::vector<std::shared_ptr<Layer>> Volume::owned() const {
   return owned_;
 }
 
-bool Volume::has_active_layer() const {
+std::shared_ptr<Layer> Volume::active_layer() const {
   const std::lock_guard lock(mutex_);
-  return active_ != nullptr;
+  return active_;
+}
+
+// Under mutex_, so that a write is either planned before (and holds a token of the write gate) or
+// not at all.
+void Volume::kill() {
+  const std::lock_guard lock(mutex_);
+  dead_.store(true, std::memory_order_release);
+}
+
+void Volume::revive() {
+  const std::lock_guard lock(mutex_);
+  dead_.store(false, std::memory_order_release);
+}
+
+void Volume::cut(std::uint64_t size_bytes) {
+  const std::lock_guard lock(mutex_);
+  const std::uint64_t end = blocks_of_bytes(size_bytes);
+  if (map_.end_block() > end) map_.assign(end, map_.end_block() - end, kNoLayer);
+  size_bytes_.store(size_bytes, std::memory_order_release);
 }
 
 Status Volume::check_alive(bool for_write) const {
@@ -87,6 +109,10 @@ std::vector<AllocationRun> Volume::allocation(std::uint64_t offset_bytes,
 
 Task<Status> Volume::flush() {
   VT_CO_RETURN_IF_ERROR(check_alive(false));
+  co_return co_await flush_shared();
+}
+
+Task<Status> Volume::flush_shared() {
   if (!writable_) co_return Status();
   VT_CO_RETURN_IF_ERROR(engine_.check_writable());
   engine_.counters().flushes.fetch_add(1, std::memory_order_relaxed);
@@ -131,7 +157,8 @@ Task<Result<FlushRows>> Volume::sync_layers(std::vector<std::shared_ptr<Layer>> 
   }
   Status synced = co_await batch;
   if (!synced.ok()) {
-    engine_.fail(synced);  // I10: the kernel may have dropped the dirty pages; no fsync is tried again
+    engine_.fail(
+        synced);  // I10: the kernel may have dropped the dirty pages; no fsync is tried again
     co_return synced;
   }
   co_return rows;
@@ -206,7 +233,17 @@ void Volume::adopt(std::vector<std::shared_ptr<Layer>> layers, bool has_parent) 
   ++epoch_;
 }
 
+void Volume::drop_owned(const std::vector<LayerId>& layers) {
+  const std::lock_guard lock(mutex_);
+  std::erase_if(owned_, [&](const std::shared_ptr<Layer>& layer) {
+    if (std::find(layers.begin(), layers.end(), layer->id()) == layers.end()) return false;
+    layer->set_owner(kNoNode);
+    return true;
+  });
+}
+
 void Volume::set_size(std::uint64_t size_bytes) {
+  const std::lock_guard lock(mutex_);
   size_bytes_.store(size_bytes, std::memory_order_release);
 }
 

@@ -1,11 +1,13 @@
 // Volume: an open node (a head or a snapshot). The aligned core of the data path.
 //
-// A 4 KiB write: range lock -> plan (in place or redirect, one comparison per extent) -> data to the layer -> sums ->
-// extent map and layer index -> acknowledge. A read takes no lock but the short one that guards the map.
+// A 4 KiB write: range lock -> plan (in place or redirect, one comparison per extent) -> data to
+// the layer -> sums -> extent map and layer index -> acknowledge. A read takes no lock but the
+// short one that guards the map.
 //
-// Write epochs (I4). Every write holds a token of write_gate_ from its plan to its end. A fork switches the map's owner
-// under mutex_ and then drains the gate: writes planned before the switch end in the sealed layers (and so in the
-// snapshot), later ones are planned against the new state. Nobody waits for the drain but the fork itself.
+// Write epochs (I4). Every write holds a token of write_gate_ from its plan to its end. A fork
+// switches the map's owner under mutex_ and then drains the gate: writes planned before the switch
+// end in the sealed layers (and so in the snapshot), later ones are planned against the new state.
+// Nobody waits for the drain but the fork itself.
 //
 // A Volume stays valid while its Store is open; calls on a deleted one answer kGone.
 #pragma once
@@ -31,6 +33,7 @@ struct VolumeState {
   std::uint64_t size_bytes = 0;
   ExtentMap map;
   std::vector<std::shared_ptr<Layer>> owned;  // oldest first
+  bool newest_is_active = false;              // new blocks may go to owned.back()
 };
 
 // Rows that a catalog commit must carry for data that has just been made durable (I1).
@@ -61,11 +64,12 @@ class Volume final : public BlockDevice {
   std::vector<AllocationRun> allocation(std::uint64_t offset_bytes, std::uint64_t length_bytes,
                                         std::size_t max_runs) const override;
 
-  // --- The aligned core, for aligned_io.h. Ranges lie within the last (perhaps partial) block. Memory is aligned to
-  // 512 bytes.
+  // --- The aligned core, for aligned_io.h. Ranges lie within the last (perhaps partial) block.
+  // Memory is aligned to 512 bytes.
   RangeLock& range_lock() { return range_lock_; }
-  Task<Status> read_blocks(BlockRange range, std::byte* out);          // no lock held
-  Task<Status> read_blocks_locked(BlockRange range, std::byte* out);   // the caller holds the range lock
+  Task<Status> read_blocks(BlockRange range, std::byte* out);  // no lock held
+  Task<Status> read_blocks_locked(BlockRange range,
+                                  std::byte* out);  // the caller holds the range lock
   Task<Status> write_blocks_locked(BlockRange range, const std::byte* data);
   Task<Status> zero_blocks_locked(BlockRange range);
 
@@ -75,31 +79,41 @@ class Volume final : public BlockDevice {
   std::vector<std::shared_ptr<Layer>> owned() const;
   Gate& write_gate() { return write_gate_; }
   AsyncMutex& flush_mutex() { return flush_mutex_; }
-  bool has_active_layer() const;
 
-  // Fork: `fresh` (or nothing) becomes the active layer; the layers owned so far are sealed, become `sealed_owner`'s and
-  // are returned. Call
-  // finish_fork after write_gate().drain(): it answers the map of the moment of the switch, with the writes that were then
-  // under way. abort_fork gives the sealed layers back.
-  std::vector<std::shared_ptr<Layer>> begin_fork(std::shared_ptr<Layer> fresh,
-                                                 NodeId sealed_owner);
+  // Fork: `fresh` (or nothing) becomes the active layer; the layers owned so far are sealed, become
+  // `sealed_owner`'s and are returned. Call finish_fork after write_gate().drain(): it answers the
+  // map of the moment of the switch, with the writes that were then under way. abort_fork gives the
+  // sealed layers back.
+  std::vector<std::shared_ptr<Layer>> begin_fork(std::shared_ptr<Layer> fresh, NodeId sealed_owner);
   ExtentMap finish_fork();
   void abort_fork(std::vector<std::shared_ptr<Layer>> sealed);
-  // Makes data durable that was written to `layers`, and takes the index rows to commit. flush_mutex() must be held from
-  // before this call until settle_rows or restore_rows.
+  // Makes data durable that was written to `layers`, and takes the index rows to commit.
+  // flush_mutex() must be held from before this call until settle_rows or restore_rows.
   Task<Result<FlushRows>> sync_layers(std::vector<std::shared_ptr<Layer>> layers);
   static void rows_committed(const FlushRows& rows);
   static void rows_failed(const FlushRows& rows);
 
-  // Revert: everything of the head is replaced at once. Writes under way are drained by the caller afterwards.
+  // Revert: everything of the head is replaced at once. Writes under way are drained by the caller
+  // afterwards.
   void replace(ExtentMap map, std::uint64_t size_bytes);
   // Delete of the parent: its layers are this head's now.
   void adopt(std::vector<std::shared_ptr<Layer>> layers, bool has_parent);
+  // Layers that have nothing left: this volume neither owns nor writes to them any more.
+  void drop_owned(const std::vector<LayerId>& layers);
   void set_size(std::uint64_t size_bytes);
+  // Where new blocks go; nullptr before the first.
+  std::shared_ptr<Layer> active_layer() const;
   // No new blocks go to the active layer any more (shrink, or it can not grow).
   void retire_active_layer();
+  // Shrink, once it is committed: what lies beyond is no longer mapped.
+  void cut(std::uint64_t size_bytes);
+  // Held, it keeps the volume from getting an active layer (revert, delete).
+  AsyncMutex& active_mutex() { return active_mutex_; }
+  // flush() for a volume that no longer answers (the store is closing).
+  Task<Status> flush_shared();
   // Every later call answers kGone.
-  void kill() { dead_.store(true, std::memory_order_release); }
+  void kill();
+  void revive();
   bool dead() const { return dead_.load(std::memory_order_acquire); }
 
  private:
@@ -117,7 +131,7 @@ class Volume final : public BlockDevice {
     std::uint64_t epoch = 0;
     Gate::Token token;
   };
-  enum class Need : std::uint8_t { kNothing, kActiveLayer, kUnsettled, kDirtyMark };
+  enum class Need : std::uint8_t { kNothing, kAlive, kRoom, kActiveLayer, kUnsettled, kDirtyMark };
   struct Wanted {
     Need need = Need::kNothing;
     std::shared_ptr<Layer> layer;
@@ -158,9 +172,9 @@ class Volume final : public BlockDevice {
   std::vector<std::shared_ptr<Layer>> owned_;  // oldest first
   std::shared_ptr<Layer> active_;              // where new blocks go; one of owned_ or nullptr
   std::uint64_t epoch_ = 1;
-  std::uint64_t replaced_epoch_ = 0;           // writes of epochs up to this one no longer touch the map
-  std::optional<ExtentMap> fork_map_;          // of a fork whose writes are draining
-  std::uint64_t fork_epoch_ = 0;               // writes of epochs up to this one belong to it
+  std::uint64_t replaced_epoch_ = 0;   // writes of epochs up to this one no longer touch the map
+  std::optional<ExtentMap> fork_map_;  // of a fork whose writes are draining
+  std::uint64_t fork_epoch_ = 0;       // writes of epochs up to this one belong to it
 };
 
 }  // namespace voltree

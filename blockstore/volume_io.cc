@@ -75,7 +75,8 @@ Task<Status> Volume::read_blocks(BlockRange range, std::byte* out) {
     const std::vector<Segment> segments = look_up(range);
     VT_CO_RETURN_IF_ERROR(co_await read_segments(segments, range, out, mismatches));
   }
-  // A mismatch may be a write of the same block passing by: data and sum agree under the range lock (I9).
+  // A mismatch may be a write of the same block passing by: data and sum agree under the range lock
+  // (I9).
   for (const std::uint64_t block : mismatches) {
     engine_.counters().checksum_rereads.fetch_add(1, std::memory_order_relaxed);
     const RangeLock::Guard guard = co_await range_lock_.lock({block, 1});
@@ -128,6 +129,8 @@ Volume::Wanted Volume::plan_write(BlockRange range, bool zeroes, WritePlan& plan
   plan.segments.clear();
   plan.in_place = false;
   Wanted wanted;
+  if (dead()) return {Need::kAlive, nullptr, {}};
+  if (range.end() > blocks_of_bytes(size_bytes())) return {Need::kRoom, nullptr, {}};
   map_.for_each(range.first, range.count, [&](const Extent& extent) {
     Segment segment{{extent.first, extent.count}, nullptr, false};
     if (extent.value != kNoLayer) {
@@ -160,7 +163,8 @@ Volume::Wanted Volume::plan_write(BlockRange range, bool zeroes, WritePlan& plan
   return {};
 }
 
-// Plans until everything that the plan rests on is there; the steps in between are rare and go to the catalog.
+// Plans until everything that the plan rests on is there; the steps in between are rare and go to
+// the catalog.
 Task<Status> Volume::make_plan(BlockRange range, bool zeroes, WritePlan& plan) {
   for (;;) {
     VT_CO_RETURN_IF_ERROR(check_alive(true));
@@ -168,6 +172,10 @@ Task<Status> Volume::make_plan(BlockRange range, bool zeroes, WritePlan& plan) {
     switch (wanted.need) {
       case Need::kNothing:
         co_return Status();
+      case Need::kAlive:
+        co_return check_alive(true);
+      case Need::kRoom:
+        co_return error(Code::kInvalid, "the volume shrank under a write");
       case Need::kActiveLayer:
         VT_CO_RETURN_IF_ERROR(co_await ensure_active());
         break;
@@ -184,7 +192,8 @@ Task<Status> Volume::make_plan(BlockRange range, bool zeroes, WritePlan& plan) {
 
 Task<Status> Volume::ensure_active() {
   const AsyncMutex::Guard guard = co_await active_mutex_.lock();
-  if (has_active_layer()) co_return Status();
+  VT_CO_RETURN_IF_ERROR(check_alive(true));
+  if (active_layer() != nullptr) co_return Status();
   VT_CO_ASSIGN_OR_RETURN(std::shared_ptr<Layer> layer,
                          co_await engine_.create_layer(node_, size_bytes()));
   const std::lock_guard lock(mutex_);
@@ -199,7 +208,8 @@ void Volume::map_assign(BlockRange range, LayerId value, std::uint64_t epoch) {
   if (fork_map_ && epoch <= fork_epoch_) fork_map_->assign(range.first, range.count, value);
 }
 
-// What a zeroed block becomes in its layer: absent where nothing older could show through, else a tombstone.
+// What a zeroed block becomes in its layer: absent where nothing older could show through, else a
+// tombstone.
 std::uint32_t Volume::zero_value(const WritePlan& plan, const Segment& segment) {
   const bool bottom = !plan.has_parent && segment.layer.get() == plan.oldest_owned;
   return segment.own && bottom ? kIndexAbsent : kIndexTombstone;
@@ -258,8 +268,8 @@ Task<Status> Volume::zero_blocks_locked(BlockRange range) {
     VT_CO_RETURN_IF_ERROR(co_await segment.layer->ensure_open());
     VT_CO_RETURN_IF_ERROR(co_await segment.layer->touch_sums(segment.range, true));
   }
-  // Map, then sums, then the hole: a daemon that dies in between leaves blocks that are absent, never blocks whose
-  // data is gone but whose sum is there.
+  // Map, then sums, then the hole: a daemon that dies in between leaves blocks that are absent,
+  // never blocks whose data is gone but whose sum is there.
   finish_write(plan, true);
   IoBatch batch;
   for (const Segment& segment : plan.segments) {

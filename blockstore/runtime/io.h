@@ -166,6 +166,8 @@ struct FsInfo {
 class FileSystem {
  public:
   virtual ~FileSystem() = default;
+  // Whether the paths are the kernel's, so that other processes can meet us there.
+  virtual bool on_host() const { return true; }
   virtual Result<std::unique_ptr<File>> open(const std::string& path, OpenMode mode) = 0;
   // Opens (making it if absent) and maps `path`, at least `size_bytes` long; the mapping can grow to `reserve_bytes`.
   virtual Result<std::unique_ptr<MappedFile>> map(const std::string& path, std::uint64_t size_bytes,

@@ -71,6 +71,7 @@ class SimRuntime::SimStrand final : public Runtime::Strand {
 
 class SimRuntime::SimFileSystem final : public FileSystem {
  public:
+  bool on_host() const override { return false; }
   explicit SimFileSystem(SimRuntime& runtime) : runtime_(runtime) {}
 
   Result<std::unique_ptr<File>> open(const std::string& path, OpenMode mode) override {

@@ -1,0 +1,218 @@
+// check(): whether the store is what it must be. Online: it runs beside readers and writers.
+#include <algorithm>
+
+#include "blockstore/aligned_io.h"
+#include "blockstore/base/checksum.h"
+#include "blockstore/store_core.h"
+
+namespace voltree {
+namespace {
+
+constexpr std::uint64_t kStepBlocks = 256;  // 1 MiB a read
+class Checker {
+ public:
+  Checker(StoreCore& core, CheckOptions options) : core_(core), options_(std::move(options)) {}
+
+  Task<Result<CheckReport>> run() {
+    VT_CO_RETURN_IF_ERROR(co_await check_catalog());
+    check_lineage();
+    for (const std::shared_ptr<Layer>& layer : core_.engine.layers().all()) {
+      VT_CO_RETURN_IF_ERROR(co_await check_layer(*layer));
+    }
+    VT_CO_RETURN_IF_ERROR(co_await check_strays());
+    VT_CO_RETURN_IF_ERROR(co_await check_visibility());
+    if (options_.data) {
+      for (const std::shared_ptr<Layer>& layer : core_.engine.layers().all()) {
+        VT_CO_RETURN_IF_ERROR(co_await check_data(*layer));
+      }
+    }
+    co_return std::move(report_);
+  }
+
+ private:
+  template <typename... Args>
+  void damage(fmt::format_string<Args...> format, Args&&... args) {
+    report_.findings.push_back({true, fmt::format(format, std::forward<Args>(args)...)});
+  }
+  template <typename... Args>
+  void hint(fmt::format_string<Args...> format, Args&&... args) {
+    report_.findings.push_back({false, fmt::format(format, std::forward<Args>(args)...)});
+  }
+
+  Task<Status> check_catalog() {
+    using Lines = std::vector<std::string>;
+    VT_CO_ASSIGN_OR_RETURN(const Lines lines,
+                           co_await core_.engine.catalog().read<Lines>(
+                               [](CatalogDb& db) { return db.integrity_check(); }));
+    for (const std::string& line : lines) damage("catalog: {}", line);
+    co_return Status();
+  }
+
+  void check_lineage() {
+    const std::lock_guard lock(core_.state_mutex);
+    for (const auto& [id, node] : core_.lineage.nodes()) {
+      ++report_.nodes;
+      const std::string name = core_.name_of(id).str();
+      if (node.row.kind == NodeKind::kHead && !node.children.empty()) {
+        damage("volume {} has children, though only snapshots may", quoted(name));
+      }
+      if (node.row.kind == NodeKind::kJunction && node.children.size() < 2) {
+        damage("junction {} has {} children instead of two or more", id, node.children.size());
+      }
+      if (node.row.kind != NodeKind::kJunction && !core_.volumes.contains(node.row.volume)) {
+        damage("node {} belongs to volume {}, which is not there", id, node.row.volume);
+      }
+    }
+    for (const auto& [id, volume] : core_.volumes) {
+      const Lineage::Node* head = core_.lineage.find(volume.head);
+      if (volume.head != kNoNode && (head == nullptr || head->row.kind != NodeKind::kHead)) {
+        damage("volume {} has no head", quoted(volume.name));
+      }
+    }
+  }
+
+  // Index against sums: every block of data has a sum, and no other block has one.
+  Task<Status> check_layer(Layer& layer) {
+    ++report_.layers;
+    Status opened = co_await layer.ensure_open();
+    if (opened.ok()) opened = co_await layer.ensure_index(core_.engine.catalog());
+    if (!opened.ok()) {
+      damage("layer {:08x}: {}", layer.id(), opened.message());
+      broken_.insert(layer.id());
+      co_return Status();
+    }
+    ExtentMap index;
+    {
+      const std::lock_guard lock(layer.mutex);
+      index = layer.state.index;
+    }
+    const std::uint64_t end = blocks_of_bytes(layer.size_bytes());
+    if (index.end_block() > end) {
+      damage("layer {:08x}: its index goes beyond its {} blocks", layer.id(), end);
+      broken_.insert(layer.id());
+      co_return Status();
+    }
+    std::vector<Extent> extents;
+    index.for_each_extent([&extents](const Extent& extent) { extents.push_back(extent); });
+    for (const Extent& extent : extents) {
+      if (extent.value != kIndexData) continue;
+      report_.blocks += extent.count;
+      VT_CO_RETURN_IF_ERROR(co_await layer.touch_sums({extent.first, extent.count}, false));
+      for (std::uint64_t block = extent.first; block < extent.end(); ++block) {
+        if (layer.sum(block) > kSumTombstone) continue;
+        {  // it may have been discarded since the index was copied
+          const std::lock_guard lock(layer.mutex);
+          if (layer.state.index.at(block) != kIndexData) continue;
+        }
+        damage("layer {:08x}: block {} is in the index but has no checksum", layer.id(), block);
+        if (report_.findings.size() > 1000) co_return Status();
+      }
+    }
+    co_return Status();
+  }
+
+  Task<Status> check_strays() {
+    VT_CO_ASSIGN_OR_RETURN(const auto stray, co_await core_.engine.runtime().run_blocking(
+                                                 [this] { return stray_layers(core_); }));
+    for (const LayerId id : stray) {
+      if (core_.engine.layers().find(id) != nullptr) continue;  // made meanwhile
+      hint("{} belongs to no volume: it can be removed",
+           Layer::data_path(core_.engine.directory(), id));
+    }
+    co_return Status();
+  }
+
+  // The invariant of lineage.h: what nobody sees is on the erase queue, or will be at the next
+  // sweep.
+  Task<Status> check_visibility() {
+    const AsyncMutex::Guard guard = co_await core_.ops_mutex.lock();
+    Lineage next = core_.copy_lineage();
+    std::vector<LayerId> layers;
+    for (const auto& entry : next.nodes()) {
+      for (const LayerId layer : entry.second.owned) {
+        if (!broken_.contains(layer)) layers.push_back(layer);
+      }
+    }
+    if (!broken_.empty()) co_return Status();
+    VT_CO_RETURN_IF_ERROR(co_await core_.load_indexes(next, layers, true));
+    std::vector<NodeId> nodes;
+    for (const auto& entry : next.nodes()) nodes.push_back(entry.first);
+    LineagePlan plan;
+    for (const NodeId id : nodes) next.trim(id, plan);
+    if (plan.freed_blocks != 0) {
+      hint("{} are seen by no volume and go to the eraser at the next sweep",
+           format_size(plan.freed_blocks * kBlockBytes));
+    }
+    co_return Status();
+  }
+
+  Task<Status> check_data(Layer& layer) {
+    if (broken_.contains(layer.id())) co_return Status();
+    ExtentMap index;
+    {
+      const std::lock_guard lock(layer.mutex);
+      index = layer.state.index;
+    }
+    std::vector<BlockRange> steps;
+    index.for_each_extent([&steps](const Extent& extent) {
+      for (std::uint64_t at = extent.first; extent.value == kIndexData && at < extent.end();
+           at += kStepBlocks) {
+        steps.push_back({at, std::min(kStepBlocks, extent.end() - at)});
+      }
+    });
+    AlignedBuffer buffer(kStepBlocks * kBlockBytes);
+    for (const BlockRange& step : steps) {
+      const Gate::Token token = core_.engine.read_gate().enter();
+      const auto bytes = buffer.span().first(step.count * kBlockBytes);
+      VT_CO_RETURN_IF_ERROR(co_await layer.touch_sums(step, false));
+      const Status read = co_await layer.file(true).read(bytes, step.first * kBlockBytes);
+      if (!read.ok()) damage("layer {:08x}: {}", layer.id(), read.message());
+      for (std::uint64_t i = 0; read.ok() && i < step.count; ++i) {
+        const std::uint64_t block = step.first + i;
+        if (block_checksum(bytes.subspan(i * kBlockBytes, kBlockBytes)) == layer.sum(block))
+          continue;
+        VT_CO_RETURN_IF_ERROR(co_await check_block_again(layer, block));
+      }
+      report_.verified_bytes += bytes.size();
+      if (options_.progress) {
+        options_.progress(report_.verified_bytes, report_.blocks * kBlockBytes);
+      }
+    }
+    co_return Status();
+  }
+
+  // A mismatch may be a write passing by: data and sum agree under the range lock.
+  Task<Status> check_block_again(Layer& layer, std::uint64_t block) {
+    const std::shared_ptr<Volume> volume = core_.open_volume(layer.owner());
+    RangeLock::Guard guard;
+    if (volume != nullptr) guard = co_await volume->range_lock().lock({block, 1});
+    {
+      const std::lock_guard lock(layer.mutex);
+      if (layer.state.index.at(block) != kIndexData) co_return Status();
+    }
+    AlignedBuffer buffer(kBlockBytes);
+    VT_CO_RETURN_IF_ERROR(co_await layer.file(true).read(buffer.span(), block * kBlockBytes));
+    if (block_checksum(buffer.span()) == layer.sum(block)) co_return Status();
+    damage("layer {:08x}: block {} does not match its checksum", layer.id(), block);
+    co_return Status();
+  }
+
+  StoreCore& core_;
+  CheckOptions options_;
+  CheckReport report_;
+  std::set<LayerId> broken_;
+};
+
+}  // namespace
+
+bool CheckReport::sound() const {
+  return std::none_of(findings.begin(), findings.end(),
+                      [](const CheckFinding& finding) { return finding.damage; });
+}
+
+Task<Result<CheckReport>> Store::check(CheckOptions options) {
+  Checker checker(*core_, std::move(options));
+  co_return co_await checker.run();
+}
+
+}  // namespace voltree

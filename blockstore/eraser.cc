@@ -1,0 +1,307 @@
+#include "blockstore/eraser.h"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+
+#include "blockstore/aligned_io.h"
+#include "blockstore/format/region_format.h"
+
+namespace voltree {
+namespace {
+
+constexpr std::uint64_t kStepBlocks = 256;  // 1 MiB a write
+
+// The stream of the `random` policy: splitmix64, a seed an erase item, so that the read-back can
+// make it again.
+class Fill {
+ public:
+  Fill(ErasePolicy policy, std::uint64_t seed)
+      : random_(policy == ErasePolicy::kRandom), state_(seed) {}
+  void next(std::span<std::byte> out) {
+    if (!random_) {
+      std::memset(out.data(), 0, out.size());
+      return;
+    }
+    for (std::size_t at = 0; at < out.size(); at += sizeof(std::uint64_t)) {
+      std::uint64_t z = (state_ += 0x9e3779b97f4a7c15ULL);
+      z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ULL;
+      z = (z ^ (z >> 27)) * 0x94d049bb133111ebULL;
+      z ^= z >> 31;
+      std::memcpy(out.data() + at, &z, sizeof(z));
+    }
+  }
+
+ private:
+  bool random_;
+  std::uint64_t state_;
+};
+
+// Where the host has given the file space.
+Result<std::vector<BlockRange>> allocated_ranges(File& file) {
+  std::vector<BlockRange> ranges;
+  VT_ASSIGN_OR_RETURN(const std::uint64_t size, file.size_bytes());
+  for (std::uint64_t at = 0; at < size;) {
+    VT_ASSIGN_OR_RETURN(const std::uint64_t data, file.seek_data(at));
+    if (data >= size) break;
+    VT_ASSIGN_OR_RETURN(const std::uint64_t hole, file.seek_hole(data));
+    const std::uint64_t first = data / kBlockBytes;
+    ranges.push_back({first, blocks_of_bytes(hole) - first});
+    at = hole;
+  }
+  return ranges;
+}
+
+std::vector<BlockRange> ranges_of(const ExtentMap& map) {
+  std::vector<BlockRange> ranges;
+  map.for_each_extent([&ranges](const Extent& extent) {
+    ranges.push_back({extent.first, extent.count});
+  });
+  return ranges;
+}
+
+Result<ExtentMap> decode_ranges(const EraseItemRow& item) {
+  const std::vector<std::string> chunks{item.ranges};
+  auto decoded = decode_map(chunks);
+  if (!decoded.ok()) return decoded.status().with_context(fmt::format("erase item {}", item.id));
+  return decoded;
+}
+
+std::string json_escaped(std::string_view text) {
+  std::string out;
+  for (const char c : text) {
+    if (c == '"' || c == '\\') {
+      out += '\\';
+      out += c;
+    } else if (static_cast<unsigned char>(c) < 0x20) {
+      out += fmt::format("\\u{:04x}", static_cast<unsigned>(c));
+    } else {
+      out += c;
+    }
+  }
+  return out;
+}
+
+}  // namespace
+
+void Eraser::load(std::vector<EraseRequestRow> requests, std::vector<EraseItemRow> items) {
+  for (EraseRequestRow& request : requests) {
+    std::vector<EraseItemRow> mine;
+    for (const EraseItemRow& item : items) {
+      if (item.request == request.id) mine.push_back(item);
+    }
+    add(std::move(request), std::move(mine));
+  }
+}
+
+void Eraser::add(EraseRequestRow request, std::vector<EraseItemRow> items) {
+  const std::lock_guard lock(mutex_);
+  Queued& queued = queue_[request.id];
+  queued.request = std::move(request);
+  queued.items = std::move(items);
+  for (const EraseItemRow& item : queued.items) queued.left_bytes += item.estimated_bytes;
+}
+
+std::vector<Eraser::Queued> Eraser::queue() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<Queued> all;
+  for (const auto& entry : queue_) all.push_back(entry.second);
+  return all;
+}
+
+bool Eraser::idle() const {
+  const std::lock_guard lock(mutex_);
+  return queue_.empty();
+}
+
+ExtentMap Eraser::pending_ranges(LayerId layer) const {
+  const std::lock_guard lock(mutex_);
+  ExtentMap pending;
+  for (const auto& entry : queue_) {
+    for (const EraseItemRow& item : entry.second.items) {
+      if (item.layer != layer || item.whole_layer) continue;
+      const auto ranges = decode_ranges(item);
+      if (ranges.ok()) pending = overlay(pending, *ranges);
+    }
+  }
+  return pending;
+}
+
+Task<Status> Eraser::drain(std::uint64_t request, std::function<std::uint64_t()> rate_bytes) {
+  const AsyncMutex::Guard guard = co_await run_mutex_.lock();
+  for (;;) {
+    std::uint64_t next = 0;
+    {
+      const std::lock_guard lock(mutex_);
+      if (request != 0 ? !queue_.contains(request) : queue_.empty()) co_return Status();
+      next = request != 0 ? request : queue_.begin()->first;
+    }
+    if (stopping_.load(std::memory_order_acquire)) {
+      co_return error(Code::kCancelled,
+                      "the store is closing; the erase goes on when it is opened");
+    }
+    VT_CO_RETURN_IF_ERROR(co_await erase_next(next, rate_bytes()));
+  }
+}
+
+Task<Status> Eraser::erase_next(std::uint64_t request_id, std::uint64_t rate_bytes) {
+  VT_CO_RETURN_IF_ERROR(engine_.check_writable());
+  EraseRequestRow request;
+  EraseItemRow item;
+  bool last = true;
+  bool have_item = false;
+  {
+    const std::lock_guard lock(mutex_);
+    const Queued& queued = queue_.at(request_id);
+    request = queued.request;
+    have_item = !queued.items.empty();
+    if (have_item) item = queued.items.front();
+    last = queued.items.size() <= 1;
+  }
+  co_await engine_.read_gate().drain();
+  Outcome outcome;
+  if (have_item) {
+    auto erased = item.whole_layer ? co_await erase_layer(item, request.policy, rate_bytes)
+                                   : co_await erase_ranges(item, request.policy, rate_bytes);
+    if (!erased.ok()) co_return erased.status();
+    outcome = *erased;
+  }
+  VT_CO_RETURN_IF_ERROR(co_await finish_item(request, item, outcome, last));
+  const std::lock_guard lock(mutex_);
+  Queued& queued = queue_.at(request_id);
+  if (have_item) queued.items.erase(queued.items.begin());
+  queued.request.erased_bytes += outcome.erased_bytes;
+  queued.request.verified_bytes += outcome.verified_bytes;
+  ++queued.request.items_done;
+  queued.left_bytes -= std::min(queued.left_bytes, item.estimated_bytes);
+  if (last) queue_.erase(request_id);
+  co_return Status();
+}
+
+Task<Result<Eraser::Outcome>> Eraser::erase_layer(const EraseItemRow& item, ErasePolicy policy,
+                                                  std::uint64_t rate_bytes) {
+  FileSystem& fs = engine_.runtime().fs();
+  const std::string path = Layer::data_path(engine_.directory(), item.layer);
+  Outcome outcome;
+  std::vector<BlockRange> ranges;
+  auto opened = co_await engine_.runtime().run_blocking(
+      [&fs, &path, &ranges]() -> Result<std::unique_ptr<File>> {
+        VT_ASSIGN_OR_RETURN(const bool there, fs.exists(path));
+        if (!there) return std::unique_ptr<File>();
+        VT_ASSIGN_OR_RETURN(auto file, fs.open(path, {.direct = true}));
+        VT_ASSIGN_OR_RETURN(ranges, allocated_ranges(*file));
+        return file;
+      });
+  if (!opened.ok()) co_return opened.status();
+  if (*opened != nullptr) {
+    VT_CO_RETURN_IF_ERROR(co_await overwrite(**opened, ranges, policy, rate_bytes, outcome));
+  }
+  const LayerId id = item.layer;
+  VT_CO_RETURN_IF_ERROR(co_await engine_.runtime().run_blocking([&]() {
+    (*opened).reset();
+    return Layer::unlink_files(fs, engine_.directory(), id);
+  }));
+  engine_.layers().remove(id);
+  co_return outcome;
+}
+
+Task<Result<Eraser::Outcome>> Eraser::erase_ranges(const EraseItemRow& item, ErasePolicy policy,
+                                                   std::uint64_t rate_bytes) {
+  Outcome outcome;
+  const std::shared_ptr<Layer> layer = engine_.layers().find(item.layer);
+  if (layer == nullptr) co_return outcome;  // it was erased as a whole meanwhile
+  VT_CO_ASSIGN_OR_RETURN(const ExtentMap map, decode_ranges(item));
+  const std::vector<BlockRange> ranges = ranges_of(map);
+  VT_CO_RETURN_IF_ERROR(co_await layer->ensure_open());
+  VT_CO_RETURN_IF_ERROR(co_await overwrite(layer->file(true), ranges, policy, rate_bytes, outcome));
+  for (const BlockRange& range : ranges) {
+    VT_CO_RETURN_IF_ERROR(co_await layer->touch_sums(range, true));
+    for (std::uint64_t block = range.first; block < range.end(); ++block) {
+      layer->set_sum(block, kSumAbsent);
+    }
+    VT_CO_RETURN_IF_ERROR(co_await layer->file(true).punch_hole(range.first * kBlockBytes,
+                                                                range.count * kBlockBytes));
+  }
+  co_return outcome;
+}
+
+// Overwrite, fdatasync, read back: in this order (I8). What the policy does not overwrite only
+// counts.
+Task<Status> Eraser::overwrite(File& file, const std::vector<BlockRange>& ranges,
+                               ErasePolicy policy, std::uint64_t rate_bytes, Outcome& outcome) {
+  if (policy == ErasePolicy::kDiscard || policy == ErasePolicy::kNone) {
+    for (const BlockRange& range : ranges) outcome.erased_bytes += range.count * kBlockBytes;
+    co_return Status();
+  }
+  const std::uint64_t seed = engine_.runtime().random_u64();
+  AlignedBuffer buffer(kStepBlocks * kBlockBytes);
+  AlignedBuffer expected(kStepBlocks * kBlockBytes);
+  for (const bool verify : {false, true}) {
+    Fill fill(policy, seed);
+    for (const BlockRange& range : ranges) {
+      for (std::uint64_t at = range.first; at < range.end(); at += kStepBlocks) {
+        if (stopping_.load(std::memory_order_acquire)) {
+          co_return error(Code::kCancelled, "the store is closing");
+        }
+        const std::uint64_t bytes = std::min(kStepBlocks, range.end() - at) * kBlockBytes;
+        const auto piece = buffer.span().first(bytes);
+        fill.next(expected.span().first(bytes));
+        if (verify) {
+          VT_CO_RETURN_IF_ERROR(co_await file.read(piece, at * kBlockBytes));
+          if (std::memcmp(piece.data(), expected.data(), bytes) != 0) {
+            co_return error(Code::kIoError, "erased blocks at {} did not read back as written", at);
+          }
+          outcome.verified_bytes += bytes;
+        } else {
+          VT_CO_RETURN_IF_ERROR(
+              co_await file.write(expected.span().first(bytes), at * kBlockBytes));
+          outcome.erased_bytes += bytes;
+          VT_CO_RETURN_IF_ERROR(co_await pace(bytes, rate_bytes));
+        }
+      }
+    }
+    if (verify) break;
+    Status synced = co_await file.sync_data();
+    if (!synced.ok()) {
+      engine_.fail(synced);
+      co_return synced;
+    }
+  }
+  co_return Status();
+}
+
+Task<Status> Eraser::pace(std::uint64_t bytes, std::uint64_t rate_bytes) {
+  if (rate_bytes == 0) co_return Status();
+  co_await engine_.runtime().sleep_for(
+      std::chrono::nanoseconds(bytes * 1'000'000'000ULL / rate_bytes));
+  co_return Status();
+}
+
+std::string Eraser::certificate(const EraseRequestRow& request, std::uint64_t id) const {
+  return fmt::format(
+      R"({{"certificate":{},"what":"{}","policy":"{}","requested_ns":{},"finished_ns":{},)"
+      R"("erased_bytes":{},"verified_bytes":{},"items":{},"verification":"{}"}})",
+      id, json_escaped(request.what), erase_policy_name(request.policy), request.requested_ns,
+      engine_.runtime().wall_now().count(), request.erased_bytes, request.verified_bytes,
+      request.items_done,
+      request.policy == ErasePolicy::kZero || request.policy == ErasePolicy::kRandom
+          ? "read back after fdatasync"
+          : "none: the policy does not overwrite");
+}
+
+// The queue entry goes, and with the last one the certificate comes, in one commit.
+Task<Status> Eraser::finish_item(EraseRequestRow request, const EraseItemRow& item,
+                                 const Outcome& outcome, bool last) {
+  request.erased_bytes += outcome.erased_bytes;
+  request.verified_bytes += outcome.verified_bytes;
+  ++request.items_done;
+  co_return co_await engine_.catalog().commit([&](CatalogDb& db) -> Status {
+    if (item.id != 0) VT_RETURN_IF_ERROR(db.remove_erase_item(item.id));
+    if (!last) return db.put_erase_request(request);
+    VT_ASSIGN_OR_RETURN(const std::uint64_t id, db.next_id("certificate"));
+    VT_RETURN_IF_ERROR(db.put_certificate({id, certificate(request, id)}));
+    return db.remove_erase_request(request.id);
+  });
+}
+
+}  // namespace voltree

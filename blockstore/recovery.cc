@@ -1,0 +1,245 @@
+// What happens when a store was not closed (DESIGN section 4). Two cases, told apart by the
+// kernel's boot id:
+//
+//  - The daemon died, the kernel did not (I5). The page cache is intact: the .sum files tell what
+//  each layer holds, and the
+//    in-flight table which blocks an interrupted in-place write may have left with an old sum.
+//  - The power failed. Presence comes from the catalog alone (I1): sums of blocks that it does not
+//  name are cleared,
+//    and in dirty regions, where sums may lag behind data, they are stamped anew and counted.
+//
+// Only layers with the unsettled flag were written to since they last settled; no other is looked
+// at.
+#include <algorithm>
+
+#include "blockstore/aligned_io.h"
+#include "blockstore/base/checksum.h"
+#include "blockstore/format/region_format.h"
+#include "blockstore/store_core.h"
+
+namespace voltree {
+namespace {
+
+constexpr std::uint64_t kStepBlocks = 256;  // 1 MiB a read
+constexpr std::uint64_t kSumBytes = sizeof(std::uint64_t);
+
+// The block ranges whose sums have ever been stored. Blocking.
+Result<std::vector<BlockRange>> stored_sums(Layer& layer) {
+  std::vector<BlockRange> ranges;
+  const std::uint64_t blocks = blocks_of_bytes(layer.size_bytes());
+  for (std::uint64_t at = 0; at < layer.sums().size_bytes();) {
+    VT_ASSIGN_OR_RETURN(const std::uint64_t data, layer.sums().seek_data(at));
+    if (data >= layer.sums().size_bytes()) break;
+    VT_ASSIGN_OR_RETURN(const std::uint64_t hole, layer.sums().seek_hole(data));
+    const std::uint64_t first = data / kSumBytes;
+    const std::uint64_t end = std::min(blocks, (hole + kSumBytes - 1) / kSumBytes);
+    if (first < end) ranges.push_back({first, end - first});
+    at = hole;
+  }
+  return ranges;
+}
+
+std::uint32_t value_of_sum(std::uint64_t sum) {
+  if (sum == kSumAbsent) return kIndexAbsent;
+  return sum == kSumTombstone ? kIndexTombstone : kIndexData;
+}
+
+}  // namespace
+
+Task<Status> StoreCore::recover(bool same_boot) {
+  for (const std::shared_ptr<Layer>& layer : engine.layers().all()) {
+    if (!layer->state.unsettled) continue;
+    VT_CO_RETURN_IF_ERROR(co_await layer->ensure_index(engine.catalog()));
+    VT_CO_RETURN_IF_ERROR(co_await layer->ensure_open());
+    if (same_boot) {
+      const Status drained = co_await engine.runtime().run_blocking(
+          [&layer] { return layer->file(true).drain_foreign_io(); });
+      VT_CO_RETURN_IF_ERROR(drained);
+      // A sealed layer's index was whole when its fork was committed.
+      if (lineage.find(layer->owner())->row.kind != NodeKind::kHead) continue;
+      VT_CO_RETURN_IF_ERROR(co_await adopt_sums(*layer));
+    } else {
+      VT_CO_RETURN_IF_ERROR(co_await restore_sums(*layer));
+    }
+  }
+  if (same_boot) VT_CO_RETURN_IF_ERROR(co_await restamp_left_behind());
+  VT_CO_RETURN_IF_ERROR(co_await settle_all());
+  co_return co_await remove_stray_files();
+}
+
+Task<Status> StoreCore::adopt_sums(Layer& layer) {
+  const ExtentMap pending_erase = eraser.pending_ranges(layer.id());
+  ExtentMap index;
+  {
+    const std::lock_guard guard(layer.mutex);
+    index = layer.state.index;
+  }
+  const ExtentMap before = index;
+  VT_CO_ASSIGN_OR_RETURN(const auto ranges, co_await engine.runtime().run_blocking(
+                                                [&layer] { return stored_sums(layer); }));
+  ExtentMap seen;  // blocks with stored sums: elsewhere the catalog's data blocks were discarded
+  VT_CO_RETURN_IF_ERROR(co_await engine.runtime().run_blocking([&]() -> Status {
+    for (const BlockRange& range : ranges) {
+      seen.assign(range.first, range.count, 1);
+      for (std::uint64_t block = range.first; block < range.end(); ++block) {
+        const std::uint32_t value = value_of_sum(layer.sum(block));
+        const std::uint32_t known = index.at(block);
+        if (value == known || pending_erase.at(block) != 0) continue;
+        // Large zeroed ranges are in the catalog only: a tombstone without a stored sum is a
+        // tombstone.
+        if (value == kIndexAbsent && known == kIndexTombstone) continue;
+        index.assign(block, 1, value);
+      }
+    }
+    return {};
+  }));
+  std::vector<BlockRange> gone;
+  index.for_each_extent([&](const Extent& extent) {
+    if (extent.value != kIndexData) return;
+    seen.for_each(extent.first, extent.count, [&gone](const Extent& part) {
+      if (part.value == 0) gone.push_back({part.first, part.count});
+    });
+  });
+  for (const BlockRange& range : gone) index.assign(range.first, range.count, kIndexAbsent);
+
+  std::set<std::uint64_t> regions;
+  std::uint64_t recovered = 0;
+  for_each_difference(before, index, [&](const BlockRange& range) {
+    recovered += range.count;
+    for (std::uint64_t r = range.first / kRegionBlocks; r <= (range.end() - 1) / kRegionBlocks;
+         ++r) {
+      regions.insert(r);
+    }
+  });
+  engine.counters().recovered_blocks.fetch_add(recovered, std::memory_order_relaxed);
+  Status synced = co_await layer.file(true).sync_data();  // I1: data first
+  if (!synced.ok()) {
+    engine.fail(synced);
+    co_return synced;
+  }
+  const LayerId id = layer.id();
+  VT_CO_RETURN_IF_ERROR(co_await engine.catalog().commit([&](CatalogDb& db) -> Status {
+    for (const std::uint64_t region : regions) {
+      VT_RETURN_IF_ERROR(db.put_region({id, region, encode_region(index, region), true}));
+    }
+    return {};
+  }));
+  const std::lock_guard guard(layer.mutex);
+  layer.state.index = index;
+  layer.state.durable_index = index;
+  layer.state.dirty_regions.insert(regions.begin(), regions.end());
+  co_return Status();
+}
+
+Task<Status> StoreCore::restamp_left_behind() {
+  for (const InflightTable::Entry& entry : engine.inflight().left_behind()) {
+    const Lineage::Node* node = lineage.find(entry.node);
+    if (node == nullptr || entry.range.count > kRegionBlocks * kRegionBlocks) continue;
+    for (const LayerId id : node->owned) {
+      const std::shared_ptr<Layer> layer = engine.layers().find(id);
+      VT_CO_RETURN_IF_ERROR(co_await layer->ensure_index(engine.catalog()));
+      VT_CO_RETURN_IF_ERROR(co_await layer->ensure_open());
+      if (entry.range.end() > blocks_of_bytes(layer->size_bytes())) continue;
+      VT_CO_RETURN_IF_ERROR(co_await restamp(*layer, entry.range));
+    }
+  }
+  co_return Status();
+}
+
+// Stamps every block of data in `range` whose sum does not match what is there.
+Task<Status> StoreCore::restamp(Layer& layer, BlockRange range) {
+  ExtentMap index;
+  {
+    const std::lock_guard guard(layer.mutex);
+    index = layer.state.index;
+  }
+  std::vector<BlockRange> data;
+  index.for_each(range.first, range.count, [&data](const Extent& extent) {
+    for (std::uint64_t at = extent.first; extent.value == kIndexData && at < extent.end();
+         at += kStepBlocks) {
+      data.push_back({at, std::min(kStepBlocks, extent.end() - at)});
+    }
+  });
+  AlignedBuffer buffer(kStepBlocks * kBlockBytes);
+  for (const BlockRange& step : data) {
+    VT_CO_RETURN_IF_ERROR(co_await layer.touch_sums(step, true));
+    const auto bytes = buffer.span().first(step.count * kBlockBytes);
+    VT_CO_RETURN_IF_ERROR(co_await layer.file(true).read(bytes, step.first * kBlockBytes));
+    for (std::uint64_t i = 0; i < step.count; ++i) {
+      const std::uint64_t sum = block_checksum(bytes.subspan(i * kBlockBytes, kBlockBytes));
+      if (sum == layer.sum(step.first + i)) continue;
+      layer.set_sum(step.first + i, sum);
+      engine.counters().restamped_blocks.fetch_add(1, std::memory_order_relaxed);
+    }
+  }
+  co_return Status();
+}
+
+Task<Status> StoreCore::restore_sums(Layer& layer) {
+  ExtentMap index;
+  std::set<std::uint64_t> dirty;
+  {
+    const std::lock_guard guard(layer.mutex);
+    index = layer.state.index;
+    dirty = layer.state.dirty_regions;
+  }
+  VT_CO_ASSIGN_OR_RETURN(const auto ranges, co_await engine.runtime().run_blocking(
+                                                [&layer] { return stored_sums(layer); }));
+  VT_CO_RETURN_IF_ERROR(co_await engine.runtime().run_blocking([&]() -> Status {
+    for (const BlockRange& range : ranges) {
+      for (std::uint64_t block = range.first; block < range.end(); ++block) {
+        const std::uint32_t value = index.at(block);
+        if (value == kIndexData) continue;
+        const std::uint64_t sum = value == kIndexTombstone ? kSumTombstone : kSumAbsent;
+        if (layer.sum(block) != sum) layer.set_sum(block, sum);
+      }
+    }
+    return {};
+  }));
+  const std::uint64_t end = blocks_of_bytes(layer.size_bytes());
+  for (const std::uint64_t region : dirty) {
+    const std::uint64_t first = region * kRegionBlocks;
+    if (first >= end) continue;
+    VT_CO_RETURN_IF_ERROR(co_await restamp(layer, {first, std::min(kRegionBlocks, end - first)}));
+  }
+  co_return Status();
+}
+
+Result<std::vector<LayerId>> stray_layers(StoreCore& core) {
+  FileSystem& fs = core.engine.runtime().fs();
+  const std::string root = core.engine.directory() + "/layers";
+  std::set<LayerId> known;
+  for (const auto& layer : core.engine.layers().all()) known.insert(layer->id());
+  for (const Eraser::Queued& queued : core.eraser.queue()) {
+    for (const EraseItemRow& item : queued.items) known.insert(item.layer);
+  }
+  std::vector<LayerId> stray;
+  VT_ASSIGN_OR_RETURN(const auto folders, fs.list_dir(root));
+  for (const std::string& folder : folders) {
+    VT_ASSIGN_OR_RETURN(const auto names, fs.list_dir(root + "/" + folder));
+    for (const std::string& name : names) {
+      if (name.size() != 8) continue;  // the .sum goes with its layer
+      char* end = nullptr;
+      const auto id = static_cast<LayerId>(std::strtoul(name.c_str(), &end, 16));
+      if (*end == '\0' && !known.contains(id)) stray.push_back(id);
+    }
+  }
+  return stray;
+}
+
+// A layer whose making was cut off leaves empty files that nothing names. Files that hold data are
+// left for check().
+Task<Status> StoreCore::remove_stray_files() {
+  co_return co_await engine.runtime().run_blocking([this]() -> Status {
+    FileSystem& fs = engine.runtime().fs();
+    VT_ASSIGN_OR_RETURN(const std::vector<LayerId> stray, stray_layers(*this));
+    for (const LayerId id : stray) {
+      VT_ASSIGN_OR_RETURN(auto file, fs.open(Layer::data_path(engine.directory(), id), {}));
+      VT_ASSIGN_OR_RETURN(const std::uint64_t bytes, file->allocated_bytes());
+      if (bytes == 0) VT_RETURN_IF_ERROR(Layer::unlink_files(fs, engine.directory(), id));
+    }
+    return {};
+  });
+}
+
+}  // namespace voltree

@@ -1,0 +1,352 @@
+// The life of a store: make, open, close, and what it does in the background.
+#include "blockstore/store.h"
+
+#include <algorithm>
+
+#include "blockstore/store_core.h"
+
+namespace voltree {
+namespace {
+
+constexpr std::chrono::milliseconds kTick{250};
+// A region settles, an idle device closes and junctions are swept about this often.
+constexpr int kUpkeepTicks = 20;
+
+std::string make_uuid(Runtime& runtime) {
+  std::uint64_t high = runtime.random_u64();
+  std::uint64_t low = runtime.random_u64();
+  high = (high & ~0xf000ULL) | 0x4000ULL;      // version 4 (RFC 9562, section 5.4)
+  low = (low & ~(3ULL << 62)) | (2ULL << 62);  // its variant
+  return fmt::format("{:08x}-{:04x}-{:04x}-{:04x}-{:012x}", high >> 32, (high >> 16) & 0xffff,
+                     high & 0xffff, low >> 48, low & 0xffffffffffffULL);
+}
+
+std::string host_warning(const FsInfo& info) {
+  if (!info.copy_on_write) return {};
+  return fmt::format(
+      "the store lies on {}, which writes new data beside the old: erasing can not promise that "
+      "old "
+      "bytes are gone",
+      info.type);
+}
+
+Status check_empty(FileSystem& fs, const std::string& directory) {
+  VT_ASSIGN_OR_RETURN(const auto names, fs.list_dir(directory));
+  if (names.empty()) return {};
+  if (std::find(names.begin(), names.end(), "catalog.db") != names.end()) {
+    return error(Code::kExists, "there is a store in {} already", directory);
+  }
+  return error(Code::kExists, "{} is not empty: a store needs a folder of its own", directory);
+}
+
+}  // namespace
+
+Status Store::create(Runtime& runtime, const std::string& directory, StoreCreateOptions options) {
+  FileSystem& fs = runtime.fs();
+  VT_ASSIGN_OR_RETURN(const bool there, fs.exists(directory));
+  if (!there) VT_RETURN_IF_ERROR(fs.make_dir(directory));
+  VT_RETURN_IF_ERROR(check_empty(fs, directory));
+  VT_ASSIGN_OR_RETURN(const FsInfo info, fs.info(directory));
+  if (!info.sparse_files) {
+    return error(Code::kNotSupported,
+                 "{} lies on {}, which has no sparse files: use ext4, XFS, btrfs or tmpfs",
+                 directory, info.type);
+  }
+  VT_RETURN_IF_ERROR(fs.make_dir(directory + "/layers"));
+  VT_RETURN_IF_ERROR(fs.make_dir(directory + "/run"));
+  VT_ASSIGN_OR_RETURN(auto lock_file, fs.open(directory + "/LOCK", {.create = true}));
+  VT_RETURN_IF_ERROR(lock_file->sync_sync());
+  // The catalog comes last: a folder without one is no store.
+  VT_ASSIGN_OR_RETURN(auto db, CatalogDb::create(fs, directory + "/catalog.db"));
+  VT_RETURN_IF_ERROR(db->begin());
+  VT_RETURN_IF_ERROR(db->put_setting("uuid", make_uuid(runtime)));
+  VT_RETURN_IF_ERROR(db->put_setting("boot_id", runtime.boot_id()));
+  VT_RETURN_IF_ERROR(db->put_setting("clean", "1"));
+  VT_RETURN_IF_ERROR(
+      db->put_setting("erase_policy", std::string(erase_policy_name(options.erase_policy))));
+  VT_RETURN_IF_ERROR(db->put_setting("erase_rate_bytes", std::to_string(options.erase_rate_bytes)));
+  VT_RETURN_IF_ERROR(db->commit());
+  return fs.sync_dir(directory);
+}
+
+Store::Store(std::unique_ptr<StoreCore> core) : core_(std::move(core)) {}
+
+Store::~Store() = default;
+
+Task<Result<std::unique_ptr<Store>>> Store::open(Runtime& runtime, const std::string& directory,
+                                                 StoreOpenOptions options) {
+  auto core = std::make_unique<StoreCore>(runtime, directory);
+  VT_CO_RETURN_IF_ERROR(co_await core->open(options));
+  co_return std::unique_ptr<Store>(new Store(std::move(core)));
+}
+
+Task<Status> StoreCore::open(StoreOpenOptions options) {
+  Runtime& runtime = engine.runtime();
+  const std::string& directory = engine.directory();
+  std::unique_ptr<CatalogDb> db;
+  VT_CO_RETURN_IF_ERROR(co_await runtime.run_blocking([&]() -> Status {
+    VT_ASSIGN_OR_RETURN(const bool there, runtime.fs().exists(directory + "/catalog.db"));
+    if (!there) {
+      return error(Code::kNotFound, "there is no store in {}: make one with `voltree init`",
+                   directory);
+    }
+    if (runtime.fs().on_host()) {
+      VT_ASSIGN_OR_RETURN(lock, StoreLock::take(directory));
+    }
+    VT_RETURN_IF_ERROR(runtime.fs().make_dir(directory + "/run"));
+    VT_ASSIGN_OR_RETURN(const FsInfo info, runtime.fs().info(directory));
+    file_size_max_bytes = info.file_size_max_bytes / kBlockBytes * kBlockBytes;
+    warning = host_warning(info);
+    VT_ASSIGN_OR_RETURN(auto table, InflightTable::open(runtime.fs(), directory + "/run/inflight"));
+    engine.set_inflight(std::move(table));
+    VT_ASSIGN_OR_RETURN(db, CatalogDb::open(runtime.fs(), directory + "/catalog.db"));
+    return {};
+  }));
+  engine.set_catalog(std::make_unique<Catalog>(runtime, std::move(db)));
+  VT_CO_RETURN_IF_ERROR(co_await load());
+  if (options.background_work) {
+    background_started = true;
+    spawn(runtime.executor(0), background_loop());
+    spawn(runtime.executor(0), eraser_loop());
+  }
+  co_return Status();
+}
+
+Task<Status> StoreCore::load() {
+  struct Loaded {
+    CatalogImage image;
+    std::map<std::string, std::string> settings;
+    std::vector<NodeId> saved;
+  };
+  VT_CO_ASSIGN_OR_RETURN(
+      Loaded loaded, co_await engine.catalog().read<Loaded>([](CatalogDb& db) -> Result<Loaded> {
+        Loaded all;
+        VT_ASSIGN_OR_RETURN(all.image, db.load());
+        for (const char* key : {"uuid", "boot_id", "clean", "erase_policy", "erase_rate_bytes"}) {
+          VT_ASSIGN_OR_RETURN(auto value, db.setting(key));
+          if (!value) return error(Code::kDamaged, "the catalog lacks the setting {}", key);
+          all.settings[key] = std::move(*value);
+        }
+        VT_ASSIGN_OR_RETURN(all.saved, db.saved_map_nodes());
+        return all;
+      }));
+  uuid = loaded.settings["uuid"];
+  VT_CO_ASSIGN_OR_RETURN(erase_policy, parse_erase_policy(loaded.settings["erase_policy"]));
+  erase_rate_bytes = std::strtoull(loaded.settings["erase_rate_bytes"].c_str(), nullptr, 10);
+  // Parents before children: a node is added below one that is there. Ids do not tell (a head may
+  // be reverted).
+  std::multimap<NodeId, NodeRow> by_parent;
+  for (const NodeRow& row : loaded.image.nodes) by_parent.emplace(row.parent, row);
+  std::vector<NodeId> parents{kNoNode};
+  while (!parents.empty()) {
+    const NodeId parent = parents.back();
+    parents.pop_back();
+    const auto [begin, end] = by_parent.equal_range(parent);
+    for (auto it = begin; it != end; ++it) {
+      lineage.add(it->second);
+      parents.push_back(it->second.id);
+    }
+  }
+  if (lineage.nodes().size() != loaded.image.nodes.size()) {
+    co_return error(Code::kDamaged, "the catalog has nodes whose ancestry has no root");
+  }
+  for (const LayerRow& row : loaded.image.layers) {
+    if (lineage.find(row.owner) == nullptr) {
+      co_return error(Code::kDamaged, "layer {:08x} belongs to node {}, which is not there", row.id,
+                      row.owner);
+    }
+    engine.layers().add(std::make_shared<Layer>(engine.runtime(), engine.directory(), row));
+    lineage.own(row.owner, row.id);
+  }
+  for (const VolumeRow& row : loaded.image.volumes) volumes[row.id] = row;
+  for (const AttachmentRow& row : loaded.image.attachments) attachments[row.id] = row;
+  saved_maps.insert(loaded.saved.begin(), loaded.saved.end());
+  index_names();
+  eraser.load(std::move(loaded.image.erase_requests), std::move(loaded.image.erase_items));
+  const std::string boot_id = engine.runtime().boot_id();
+  if (loaded.settings["clean"] != "1") {
+    VT_CO_RETURN_IF_ERROR(co_await recover(loaded.settings["boot_id"] == boot_id));
+  }
+  engine.inflight().clear();
+  co_return co_await engine.catalog().commit([&boot_id](CatalogDb& db) -> Status {
+    VT_RETURN_IF_ERROR(db.put_setting("boot_id", boot_id));
+    return db.put_setting("clean", "0");
+  });
+}
+
+// --- Background work.
+
+void StoreCore::wake_eraser() {
+  const std::lock_guard guard(state_mutex);
+  eraser_wake->set();
+}
+
+Task<void> StoreCore::eraser_loop() {
+  while (!stopping.load(std::memory_order_acquire)) {
+    std::shared_ptr<Event> wake = std::make_shared<Event>();
+    {
+      const std::lock_guard guard(state_mutex);
+      eraser_wake = wake;
+    }
+    // A failure stays in the queue; it is tried again when something new comes, or when the store
+    // is opened.
+    (void)co_await eraser.drain(0, [this] { return erase_rate_bytes.load(); });
+    if (stopping.load(std::memory_order_acquire)) break;
+    co_await wake->wait();
+  }
+  eraser_ended.set();
+}
+
+Task<void> StoreCore::background_loop() {
+  std::uint64_t swept_blocks = 0;
+  std::uint64_t swept_generation = 0;
+  for (int tick = 1; !stopping.load(std::memory_order_acquire); ++tick) {
+    co_await engine.runtime().sleep_for(kTick);
+    if (tick % kUpkeepTicks != 0 || engine.read_only()) continue;
+    // Failures here have made the store read-only already, or will be met again by whoever needs
+    // the work.
+    (void)co_await settle_all();
+    (void)co_await close_idle_devices(false);
+    const std::uint64_t blocks = engine.counters().redirected_blocks.load();
+    if (blocks != swept_blocks || generation.load() != swept_generation) {
+      swept_blocks = blocks;
+      (void)co_await sweep();
+      swept_generation = generation.load();
+    }
+  }
+  background_ended.set();
+}
+
+Task<Status> StoreCore::settle_all() {
+  const AsyncMutex::Guard guard = co_await ops_mutex.lock();
+  for (const std::shared_ptr<Layer>& layer : engine.layers().all()) {
+    {
+      const std::lock_guard layer_lock(layer->mutex);
+      if (!layer->state.unsettled) continue;
+    }
+    const std::shared_ptr<Volume> writer = open_volume(layer->owner());
+    VT_CO_RETURN_IF_ERROR(co_await layer->ensure_index(engine.catalog()));
+    VT_CO_RETURN_IF_ERROR(
+        co_await engine.settle(*layer, writer != nullptr ? &writer->write_gate() : nullptr));
+  }
+  co_return Status();
+}
+
+Task<Status> StoreCore::sweep() {
+  std::vector<NodeId> nodes;
+  {
+    const std::lock_guard guard(state_mutex);
+    for (const auto& [id, node] : lineage.nodes()) {
+      const bool overlap = node.row.kind == NodeKind::kHead && node.owned.size() > 1;
+      if (overlap || node.row.kind == NodeKind::kJunction) nodes.push_back(id);
+    }
+  }
+  for (const NodeId id : nodes) {
+    const AsyncMutex::Guard guard = co_await ops_mutex.lock();
+    VT_CO_RETURN_IF_ERROR(co_await sweep_node(id));
+  }
+  co_return Status();
+}
+
+Task<Status> StoreCore::sweep_node(NodeId id) {
+  Change change;
+  change.next = copy_lineage();
+  if (change.next.find(id) == nullptr) co_return Status();
+  const std::vector<LayerId> needed = change.next.needed_for_trim(id);
+  std::vector<NodeId> heads;
+  for (const LayerId layer : needed) heads.push_back(engine.layers().find(layer)->owner());
+  std::sort(heads.begin(), heads.end());
+  heads.erase(std::unique(heads.begin(), heads.end()), heads.end());
+  VT_CO_RETURN_IF_ERROR(co_await flush_open(heads));
+  std::vector<AsyncMutex::Guard> flush_guards;
+  for (const NodeId head : heads) {
+    if (const auto volume = open_volume(head)) {
+      flush_guards.push_back(co_await volume->flush_mutex().lock());
+    }
+  }
+  VT_CO_RETURN_IF_ERROR(co_await load_indexes(change.next, needed, true));
+  change.next.trim(id, change.plan);
+  if (change.plan.new_indexes.empty() && change.plan.erased_layers.empty()) co_return Status();
+  // A layer that open volumes still refer to stays until they are closed: only its blocks go.
+  const std::shared_ptr<Volume> volume = open_volume(id);
+  change.what = "blocks that no volume sees any more";
+  change.policy = policy_for(id, std::nullopt);
+  const std::vector<LayerId> erased = change.plan.erased_layers;
+  change.committed = [volume, erased]() -> Task<void> {
+    if (volume != nullptr) {
+      volume->drop_owned(erased);
+      co_await volume->write_gate().drain();
+    }
+    co_return;
+  };
+  const auto committed = co_await commit_change(std::move(change));
+  co_return committed.status();
+}
+
+Task<Status> StoreCore::close_idle_devices(bool all) {
+  const AsyncMutex::Guard guard = co_await ops_mutex.lock();
+  std::vector<std::shared_ptr<Volume>> idle;
+  {
+    const std::lock_guard lock_state(state_mutex);
+    for (const auto& [id, volume] : devices) {
+      if (all || volume.use_count() == 1) idle.push_back(volume);
+    }
+  }
+  for (const std::shared_ptr<Volume>& volume : idle) {
+    if (all) {
+      volume->kill();
+      co_await volume->write_gate().drain();
+    }
+    VT_CO_RETURN_IF_ERROR(co_await volume->flush_shared());
+    const std::lock_guard lock_state(state_mutex);
+    // Two references are the table's and ours: nobody has opened it meanwhile.
+    if (all || volume.use_count() == 2) devices.erase(volume->node());
+  }
+  co_return Status();
+}
+
+Task<Status> StoreCore::close() {
+  if (closed) co_return Status();
+  closed = true;
+  stopping.store(true, std::memory_order_release);
+  eraser.stop();
+  wake_eraser();
+  if (background_started) {
+    co_await background_ended.wait();
+    co_await eraser_ended.wait();
+  }
+  Status status = engine.check_writable();
+  // A device that was opened, written to and let go within one upkeep round left its presence with
+  // its layers.
+  for (const std::shared_ptr<Layer>& layer : engine.layers().all()) {
+    bool pending = false;
+    {
+      const std::lock_guard guard(layer->mutex);
+      pending = layer->state.needs_sync || !layer->state.pending_regions.empty();
+    }
+    if (!status.ok() || !pending) continue;
+    const auto opened = co_await open_node(layer->owner());
+    status = opened.status();
+  }
+  if (status.ok()) status = co_await close_idle_devices(true);
+  if (status.ok()) status = co_await settle_all();
+  if (status.ok()) {
+    status = co_await engine.catalog().commit(
+        [](CatalogDb& db) { return db.put_setting("clean", "1"); });
+  }
+  co_return status;
+}
+
+Task<Status> Store::close() {
+  Status status = co_await core_->close();
+  StoreCore& core = *core_;
+  // The catalog's strand ends off the executor: closing a database checkpoints and syncs.
+  (void)co_await core.engine.runtime().run_blocking([&core] {
+    core.engine.set_catalog(nullptr);
+    core.lock.reset();
+    return 0;
+  });
+  co_return status;
+}
+
+}  // namespace voltree

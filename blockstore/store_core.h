@@ -1,0 +1,156 @@
+// StoreCore: the state of an open store and the steps that its operations share. Internal to
+// store*.cc and recovery.cc.
+//
+// ops_mutex_ serialises everything that changes the tree of volumes; state_mutex_ guards what
+// questions read meanwhile. A change: copy the lineage, plan on the copy, commit to the catalog,
+// and only then publish the copy. Lock order: ops_mutex_, Volume::flush_mutex_, then the short
+// std::mutexes.
+#pragma once
+
+#include <list>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "blockstore/engine.h"
+#include "blockstore/eraser.h"
+#include "blockstore/lineage.h"
+#include "blockstore/store.h"
+#include "blockstore/store_lock.h"
+#include "blockstore/volume.h"
+
+namespace voltree {
+
+class StoreCore {
+ public:
+  StoreCore(Runtime& runtime, std::string directory);
+
+  // What a commit writes besides the lineage plan itself.
+  struct EraseJob {
+    EraseRequestRow request;
+    std::vector<EraseItemRow> items;
+  };
+  using Extra = std::function<Status(CatalogDb&)>;
+
+  // --- Names (under state_mutex_).
+  const VolumeRow* find_volume(const std::string& name) const;
+  Result<NodeId> resolve(const NodeName& name) const;
+  Result<NodeId> resolve(std::string_view text) const;
+  NodeName name_of(NodeId id) const;
+  // The name that listings use for what `id` came from: itself when named, else its nearest named
+  // ancestor.
+  std::string origin_of(NodeId id) const;
+  bool attached(NodeId id) const;
+  Status check_free_name(const std::string& volume) const;
+  Status check_free_snapshot(const VolumeRow& volume, const std::string& snapshot) const;
+
+  // --- Steps (under ops_mutex_).
+  Task<Result<NodeId>> new_node_id();
+  Task<Status> load_indexes(Lineage& lineage, std::vector<LayerId> layers, bool durable);
+  Task<Status> flush_open(const std::vector<NodeId>& nodes);
+  ErasePolicy policy_for(NodeId node, std::optional<ErasePolicy> wanted) const;
+  // A copy of the lineage to change; what is born meanwhile is added by publish().
+  Lineage copy_lineage();
+  struct Change {
+    Lineage next;
+    LineagePlan plan;
+    std::string what;  // for the erase queue
+    ErasePolicy policy = ErasePolicy::kZero;
+    Extra extra;       // joins the commit, before the plan's rows; may be empty
+    Extra after_plan;  // joins the commit, after them; may be empty
+    std::function<Task<void>()>
+        committed;  // runs after the commit and before the eraser may begin; may be empty
+    std::function<void()> update_names;  // under state_mutex, with the new lineage; may be empty
+  };
+  // Commits a change, queues its garbage, publishes it. The erase request's id, 0 when there is
+  // none.
+  Task<Result<std::uint64_t>> commit_change(Change change);
+  void publish(Lineage next, const std::function<void()>& update_names);
+  Task<Result<ExtentMap>> build_map(NodeId node);
+  Task<Result<std::shared_ptr<Volume>>> open_node(NodeId node);
+  std::shared_ptr<Volume> open_volume(NodeId node) const;  // nullptr when it is not open
+  void cache_map(NodeId node, ExtentMap map);
+
+  // Seals the head's layers under a new node (a snapshot or junction; parent and size filled in
+  // here). `amend` changes the lineage further, `extra` joins the commit. The heart of snapshot and
+  // clone.
+  struct Fork {
+    NodeId head = kNoNode;
+    NodeRow sealed;
+    std::function<void(Lineage&)> amend;
+    Extra extra;
+    std::function<void()> update_names;
+  };
+  Task<Status> fork(Fork fork);
+  Task<Status> trim_node(NodeId node);
+  // Stops all I/O on the nodes' open devices for good (kGone), and waits for what is under way.
+  Task<void> kill_devices(const std::vector<NodeId>& nodes);
+  Task<Result<std::uint64_t>> remove_nodes(std::vector<NodeId> nodes, std::string what,
+                                           ErasePolicy policy);
+  Task<Status> shrink(NodeId node, std::uint64_t size_bytes);
+  Task<Status> cut_node(std::shared_ptr<Volume> volume, BlockRange beyond, std::uint64_t size_bytes,
+                        std::uint64_t old_bytes);
+  Task<Status> grow(NodeId node, std::uint64_t size_bytes);
+
+  // --- Whole-store work.
+  Task<Status> open(StoreOpenOptions options);
+  Task<Status> load();
+  Task<Status> recover(bool same_boot);
+  Task<Status> settle_all();
+  Task<Status> sweep();
+  Task<Status> sweep_node(NodeId node);
+  Task<Status> close_idle_devices(bool all);
+  Task<Status> close();
+  Task<void> background_loop();
+  Task<void> eraser_loop();
+  void wake_eraser();
+
+  Engine engine;
+  Eraser eraser;
+  std::unique_ptr<StoreLock> lock;
+
+  AsyncMutex ops_mutex;
+  mutable std::mutex state_mutex;  // guards all below
+  Lineage lineage;
+  std::map<VolumeId, VolumeRow> volumes;
+  std::map<std::string, VolumeId> volume_names;
+  std::map<std::pair<VolumeId, std::string>, NodeId> snapshot_names;
+  std::map<std::uint64_t, AttachmentRow> attachments;
+  std::map<NodeId, std::shared_ptr<Volume>> devices;
+  std::list<std::pair<NodeId, ExtentMap>> map_cache;  // newest first
+  std::set<NodeId> saved_maps;
+  std::vector<LayerId> fresh_layers;  // made since the running change copied the lineage
+  std::atomic<std::uint64_t> generation{1};
+  std::string uuid;
+  std::string warning;
+  ErasePolicy erase_policy = ErasePolicy::kZero;
+  std::vector<NodeId> node_ids;  // reserved in the catalog; guarded by ops_mutex
+  std::uint64_t file_size_max_bytes = 0;
+  std::atomic<std::uint64_t> erase_rate_bytes{0};
+  bool closed = false;
+
+  // Background coroutines end when `stopping` is set and they are woken.
+  std::atomic<bool> stopping{false};
+  std::shared_ptr<Event> eraser_wake;  // guarded by state_mutex
+  Event background_ended;
+  Event eraser_ended;
+  bool background_started = false;
+
+ private:
+  void index_names();
+  void apply_indexes(const LineagePlan& plan, const std::map<LayerId, ExtentMap>& before);
+  void hand_over_layers(const Lineage& next, const LineagePlan& plan);
+  Task<Status> adopt_sums(Layer& layer);    // same boot: what the sums say is there, is
+  Task<Status> restore_sums(Layer& layer);  // power loss: what the catalog says is there, is
+  Task<Status> restamp_left_behind();
+  Task<Status> restamp(Layer& layer, BlockRange range);
+  Task<Status> remove_stray_files();
+};
+
+// Layer files that neither a layer row nor the erase queue names. Blocking.
+Result<std::vector<LayerId>> stray_layers(StoreCore& core);
+
+}  // namespace voltree

@@ -1,0 +1,341 @@
+// Questions about a store, attachments, and the eraser's door.
+#include <algorithm>
+
+#include "blockstore/store_core.h"
+
+namespace voltree {
+namespace {
+
+NodeInfo info_of(const StoreCore& core, NodeId id) {
+  const Lineage::Node& node = *core.lineage.find(id);
+  NodeInfo info;
+  info.name = core.name_of(id);
+  info.id = id;
+  info.kind = node.row.kind;
+  info.parent = node.row.parent;
+  info.origin = core.origin_of(node.row.parent);
+  info.size_bytes = node.row.size_bytes;
+  info.created_ns = node.row.created_ns;
+  info.depth = static_cast<std::uint32_t>(core.lineage.ancestry(id).size() - 1);
+  info.open = core.devices.contains(id);
+  info.attached = core.attached(id);
+  std::vector<NodeId> below(node.children);
+  while (!below.empty()) {
+    const Lineage::Node& child = *core.lineage.find(below.back());
+    below.pop_back();
+    if (child.row.kind == NodeKind::kJunction) {
+      below.insert(below.end(), child.children.begin(), child.children.end());
+    } else {
+      info.children.push_back(core.name_of(child.row.id).str());
+    }
+  }
+  std::sort(info.children.begin(), info.children.end());
+  return info;
+}
+
+// The lineage with every index that the deletes of `nodes` look at: exclusive bytes are a delete
+// that is not committed.
+Task<Result<std::uint64_t>> freed_by(StoreCore& core, std::vector<NodeId> nodes) {
+  Lineage next = core.copy_lineage();
+  LineagePlan plan;
+  for (const NodeId id : nodes) {
+    for (const LayerId layer_id : next.needed_for_remove(id)) {
+      if (next.has_index(layer_id)) continue;
+      VT_CO_RETURN_IF_ERROR(
+          co_await core.load_indexes(next, std::vector<LayerId>(1, layer_id), false));
+    }
+    next.remove(id, plan);
+  }
+  co_return plan.freed_blocks* kBlockBytes;
+}
+
+}  // namespace
+
+Task<Result<NodeInfo>> Store::info(std::string name) {
+  const std::lock_guard lock(core_->state_mutex);
+  VT_CO_ASSIGN_OR_RETURN(const NodeId id, core_->resolve(name));
+  co_return info_of(*core_, id);
+}
+
+Task<std::vector<NodeInfo>> Store::list(bool with_junctions) {
+  const StoreCore& core = *core_;
+  std::vector<NodeInfo> all;
+  const std::lock_guard lock(core.state_mutex);
+  for (const auto& entry : core.lineage.nodes()) {
+    if (entry.second.row.kind == NodeKind::kJunction && !with_junctions) continue;
+    all.push_back(info_of(core, entry.first));
+  }
+  std::sort(all.begin(), all.end(), [](const NodeInfo& a, const NodeInfo& b) {
+    return std::tie(a.name.volume, a.name.snapshot, a.id) <
+           std::tie(b.name.volume, b.name.snapshot, b.id);
+  });
+  co_return all;
+}
+
+Task<Result<NodeUsage>> Store::usage(std::string name) {
+  StoreCore& core = *core_;
+  const AsyncMutex::Guard guard = co_await core.ops_mutex.lock();
+  NodeId id = kNoNode;
+  NodeUsage usage;
+  {
+    const std::lock_guard lock(core.state_mutex);
+    VT_CO_ASSIGN_OR_RETURN(id, core.resolve(name));
+    usage.virtual_bytes = core.lineage.find(id)->row.size_bytes;
+  }
+  if (const auto volume = core.open_volume(id)) {
+    usage.referenced_bytes = volume->referenced_bytes();
+  } else {
+    VT_CO_ASSIGN_OR_RETURN(const ExtentMap map, co_await core.build_map(id));
+    usage.referenced_bytes = map.mapped_blocks() * kBlockBytes;
+  }
+  VT_CO_ASSIGN_OR_RETURN(usage.exclusive_bytes,
+                         co_await freed_by(core, std::vector<NodeId>(1, id)));
+  co_return usage;
+}
+
+Task<Result<std::uint64_t>> Store::exclusive_of(std::vector<std::string> names) {
+  StoreCore& core = *core_;
+  const AsyncMutex::Guard guard = co_await core.ops_mutex.lock();
+  std::vector<NodeId> nodes;
+  {
+    const std::lock_guard lock(core.state_mutex);
+    for (const std::string& name : names) {
+      VT_CO_ASSIGN_OR_RETURN(const NodeId id, core.resolve(name));
+      if (std::find(nodes.begin(), nodes.end(), id) == nodes.end()) nodes.push_back(id);
+    }
+  }
+  co_return co_await freed_by(core, std::move(nodes));
+}
+
+Task<Result<std::vector<ByteRange>>> Store::diff(std::string a, std::string b) {
+  StoreCore& core = *core_;
+  const AsyncMutex::Guard guard = co_await core.ops_mutex.lock();
+  std::vector<NodeId> nodes;
+  std::uint64_t end_bytes = 0;
+  {
+    const std::lock_guard lock(core.state_mutex);
+    for (const std::string& name : {a, b}) {
+      VT_CO_ASSIGN_OR_RETURN(const NodeId id, core.resolve(name));
+      nodes.push_back(id);
+      end_bytes = std::max(end_bytes, core.lineage.find(id)->row.size_bytes);
+    }
+  }
+  // A block is the same exactly when both see it in the same layer: what a head writes in place is
+  // in a layer that nobody else sees.
+  std::vector<ExtentMap> maps(2);
+  for (std::size_t i = 0; i < 2; ++i) {
+    if (const auto volume = core.open_volume(nodes[i])) {
+      maps[i] = volume->map();
+    } else {
+      VT_CO_ASSIGN_OR_RETURN(maps[i], co_await core.build_map(nodes[i]));
+    }
+  }
+  std::vector<ByteRange> ranges;
+  for_each_difference(maps[0], maps[1], [&](const BlockRange& range) {
+    const std::uint64_t begin = range.first * kBlockBytes;
+    const std::uint64_t end = std::min(range.end() * kBlockBytes, end_bytes);
+    if (begin < end) ranges.push_back({begin, end - begin});
+  });
+  co_return ranges;
+}
+
+Task<Result<PoolInfo>> Store::pool() {
+  StoreCore& core = *core_;
+  PoolInfo pool;
+  std::vector<LayerId> layers;
+  {
+    const std::lock_guard lock(core.state_mutex);
+    pool.directory = core.engine.directory();
+    pool.uuid = core.uuid;
+    pool.erase_policy = core.erase_policy;
+    pool.erase_rate_bytes = core.erase_rate_bytes.load();
+    pool.warning = core.warning;
+    for (const auto& entry : core.lineage.nodes()) {
+      const NodeRow& row = entry.second.row;
+      if (row.kind == NodeKind::kHead) {
+        ++pool.volumes;
+        pool.virtual_bytes += row.size_bytes;
+      }
+      if (row.kind == NodeKind::kSnapshot) ++pool.snapshots;
+    }
+  }
+  for (const auto& layer : core.engine.layers().all()) layers.push_back(layer->id());
+  pool.layers = layers.size();
+  for (const Eraser::Queued& queued : core.eraser.queue()) {
+    pool.erase_left_bytes += queued.left_bytes;
+    for (const EraseItemRow& item : queued.items) {
+      if (item.whole_layer) layers.push_back(item.layer);
+    }
+  }
+  pool.read_only = core.engine.read_only();
+  if (const Status writable = core.engine.check_writable(); !writable.ok()) {
+    pool.warning = std::string(writable.message());
+  }
+  FileSystem& fs = core.engine.runtime().fs();
+  VT_CO_RETURN_IF_ERROR(co_await core.engine.runtime().run_blocking([&]() -> Status {
+    VT_ASSIGN_OR_RETURN(pool.host, fs.info(pool.directory));
+    for (const LayerId id : layers) {
+      for (const std::string& path :
+           {Layer::data_path(pool.directory, id), Layer::sum_path(pool.directory, id)}) {
+        auto file = fs.open(path, {.writable = false});
+        if (!file.ok()) continue;  // erased meanwhile, or missing: check() names that
+        VT_ASSIGN_OR_RETURN(const std::uint64_t bytes, (*file)->allocated_bytes());
+        pool.allocated_bytes += bytes;
+      }
+    }
+    return {};
+  }));
+  co_return pool;
+}
+
+StoreCounters Store::counters() const {
+  const EngineCounters& from = core_->engine.counters();
+  StoreCounters to;
+  to.reads = from.reads;
+  to.read_bytes = from.read_bytes;
+  to.writes = from.writes;
+  to.written_bytes = from.written_bytes;
+  to.flushes = from.flushes;
+  to.zeroes = from.zeroes;
+  to.redirected_blocks = from.redirected_blocks;
+  to.checksum_rereads = from.checksum_rereads;
+  to.checksum_errors = from.checksum_errors;
+  to.recovered_blocks = from.recovered_blocks;
+  to.restamped_blocks = from.restamped_blocks;
+  to.catalog_commits = core_->engine.catalog().commit_count();
+  return to;
+}
+
+bool Store::read_only() const { return core_->engine.read_only(); }
+
+std::uint64_t Store::generation() const {
+  return core_->generation.load(std::memory_order_acquire);
+}
+
+Task<Result<std::shared_ptr<BlockDevice>>> Store::open_device(std::string name) {
+  StoreCore& core = *core_;
+  {
+    const std::lock_guard lock(core.state_mutex);
+    VT_CO_ASSIGN_OR_RETURN(const NodeId id, core.resolve(name));
+    const auto open = core.devices.find(id);
+    if (open != core.devices.end()) co_return std::shared_ptr<BlockDevice>(open->second);
+  }
+  const AsyncMutex::Guard guard = co_await core.ops_mutex.lock();
+  NodeId id = kNoNode;
+  {
+    const std::lock_guard lock(core.state_mutex);
+    if (core.closed) co_return error(Code::kCancelled, "the store is closing");
+    VT_CO_ASSIGN_OR_RETURN(id, core.resolve(name));
+  }
+  VT_CO_ASSIGN_OR_RETURN(const std::shared_ptr<Volume> volume, co_await core.open_node(id));
+  co_return std::shared_ptr<BlockDevice>(volume);
+}
+
+// --- Attachments.
+
+Task<Result<std::uint64_t>> Store::add_attachment(std::string name, AttachmentRow row) {
+  StoreCore& core = *core_;
+  const AsyncMutex::Guard guard = co_await core.ops_mutex.lock();
+  VT_CO_RETURN_IF_ERROR(core.engine.check_writable());
+  {
+    const std::lock_guard lock(core.state_mutex);
+    VT_CO_ASSIGN_OR_RETURN(row.node, core.resolve(name));
+  }
+  row.boot_id = core.engine.runtime().boot_id();
+  row.created_ns = core.engine.runtime().wall_now().count();
+  VT_CO_RETURN_IF_ERROR(co_await core.engine.catalog().commit([&row](CatalogDb& db) -> Status {
+    VT_ASSIGN_OR_RETURN(row.id, db.next_id("attachment"));
+    return db.put_attachment(row);
+  }));
+  const std::lock_guard lock(core.state_mutex);
+  core.attachments[row.id] = row;
+  co_return row.id;
+}
+
+Task<Status> Store::update_attachment(AttachmentRow row) {
+  StoreCore& core = *core_;
+  const AsyncMutex::Guard guard = co_await core.ops_mutex.lock();
+  {
+    const std::lock_guard lock(core.state_mutex);
+    if (!core.attachments.contains(row.id)) {
+      co_return error(Code::kNotFound, "there is no attachment {}", row.id);
+    }
+  }
+  VT_CO_RETURN_IF_ERROR(co_await core.engine.catalog().commit(
+      [&row](CatalogDb& db) { return db.put_attachment(row); }));
+  const std::lock_guard lock(core.state_mutex);
+  core.attachments[row.id] = row;
+  co_return Status();
+}
+
+Task<Status> Store::remove_attachment(std::uint64_t id) {
+  StoreCore& core = *core_;
+  const AsyncMutex::Guard guard = co_await core.ops_mutex.lock();
+  {
+    const std::lock_guard lock(core.state_mutex);
+    if (!core.attachments.contains(id)) {
+      co_return error(Code::kNotFound, "there is no attachment {}", id);
+    }
+  }
+  VT_CO_RETURN_IF_ERROR(co_await core.engine.catalog().commit(
+      [id](CatalogDb& db) { return db.remove_attachment(id); }));
+  const std::lock_guard lock(core.state_mutex);
+  core.attachments.erase(id);
+  co_return Status();
+}
+
+Task<std::vector<std::pair<NodeName, AttachmentRow>>> Store::attachments() {
+  const std::lock_guard lock(core_->state_mutex);
+  std::vector<std::pair<NodeName, AttachmentRow>> all;
+  for (const auto& entry : core_->attachments) {
+    all.emplace_back(core_->name_of(entry.second.node), entry.second);
+  }
+  co_return all;
+}
+
+// --- Erase.
+
+Task<std::vector<EraseStatus>> Store::erase_queue() {
+  std::vector<EraseStatus> all;
+  for (const Eraser::Queued& queued : core_->eraser.queue()) {
+    all.push_back({queued.request, queued.left_bytes, queued.items.size()});
+  }
+  co_return all;
+}
+
+Task<Status> Store::wait_erased(std::uint64_t request) {
+  // Somebody waits: no rate limit.
+  co_return co_await core_->eraser.drain(request, [] { return std::uint64_t{0}; });
+}
+
+Task<Result<std::vector<std::string>>> Store::certificates(std::uint64_t after_id,
+                                                           std::size_t limit) {
+  using Rows = std::vector<CertificateRow>;
+  VT_CO_ASSIGN_OR_RETURN(const Rows rows,
+                         co_await core_->engine.catalog().read<Rows>(
+                             [=](CatalogDb& db) { return db.certificates(after_id, limit); }));
+  std::vector<std::string> texts;
+  for (const CertificateRow& row : rows) texts.push_back(row.json);
+  co_return texts;
+}
+
+Task<Status> Store::set_erase(std::optional<ErasePolicy> policy,
+                              std::optional<std::uint64_t> rate_bytes) {
+  StoreCore& core = *core_;
+  VT_CO_RETURN_IF_ERROR(co_await core.engine.catalog().commit([&](CatalogDb& db) -> Status {
+    if (policy) {
+      VT_RETURN_IF_ERROR(db.put_setting("erase_policy", std::string(erase_policy_name(*policy))));
+    }
+    return rate_bytes ? db.put_setting("erase_rate_bytes", std::to_string(*rate_bytes)) : Status();
+  }));
+  const std::lock_guard lock(core.state_mutex);
+  if (policy) core.erase_policy = *policy;
+  if (rate_bytes) core.erase_rate_bytes = *rate_bytes;
+  co_return Status();
+}
+
+Task<Status> Store::settle() { return core_->settle_all(); }
+
+Task<Status> Store::sweep() { return core_->sweep(); }
+
+}  // namespace voltree
