@@ -15,6 +15,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+constexpr std::chrono::milliseconds kRoomPause{5};
+
 void refuse(LineSocket& socket, int rpc_code, const Status& status) {
   (void)socket.write_line(dump_json(rpc_error(nullptr, rpc_code, status)));
 }
@@ -112,23 +114,32 @@ void Server::admit(int fd) {
 }
 
 bool Server::make_room() {
+  const Clock::time_point deadline = Clock::now() + options_.room_timeout;
+  while (!stopping_.load()) {
+    reap();
+    {
+      const std::lock_guard lock(mutex_);
+      if (connections_.size() < options_.connections_max) return true;
+    }
+    if (evict_one()) return true;
+    if (Clock::now() >= deadline) return false;
+    std::this_thread::sleep_for(kRoomPause);
+  }
+  return false;
+}
+
+bool Server::evict_one() {
   std::list<std::unique_ptr<Connection>> evicted;
   {
     const std::lock_guard lock(mutex_);
-    if (connections_.size() < options_.connections_max) return true;
+    const Clock::time_point silent_since = Clock::now() - options_.idle_grace;
     auto oldest = connections_.end();
     for (auto it = connections_.begin(); it != connections_.end(); ++it) {
-      if ((*it)->state == Connection::State::kFinished) {
-        oldest = it;
-        break;
-      }
-      if ((*it)->state != Connection::State::kReading) continue;
+      if ((*it)->state != Connection::State::kReading || (*it)->since > silent_since) continue;
       if (oldest == connections_.end() || (*it)->since < (*oldest)->since) oldest = it;
     }
     if (oldest == connections_.end()) return false;
-    if ((*oldest)->state == Connection::State::kReading) {
-      (*oldest)->state = Connection::State::kEvicted;
-    }
+    (*oldest)->state = Connection::State::kEvicted;
     evicted.splice(evicted.end(), connections_, oldest);
   }
   // It waits for bytes and nothing else: it ends at once.

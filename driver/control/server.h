@@ -26,6 +26,11 @@ struct ServerOptions {
   std::string socket_path;
   std::size_t connections_max = 64;
   std::chrono::seconds write_timeout{10};  // for a client that does not read its answer
+  // A connection is not closed for a newcomer before it was silent for this long: its request may
+  // be on the way.
+  std::chrono::milliseconds idle_grace{1000};
+  // How long a newcomer waits for room before it is told to come back.
+  std::chrono::milliseconds room_timeout{5000};
 };
 
 // Root, or the user the daemon runs as.
@@ -47,6 +52,7 @@ class Server {
   void accept_loop();
   void admit(int fd);
   bool make_room();
+  bool evict_one();
   void reap();
   void serve(Connection& connection);
 

@@ -18,6 +18,7 @@ class ServerTest : public ServiceTest {
     options.socket_path = folder_ / "control.sock";
     options.connections_max = connections_max;
     options.write_timeout = std::chrono::seconds(1);
+    options.idle_grace = std::chrono::milliseconds(20);
     auto server = Server::start(*service_, options);
     ASSERT_TRUE(server.ok()) << server.status().message();
     server_ = std::move(server).value();
@@ -95,7 +96,9 @@ TEST_F(ServerTest, AHugeLineEndsTheConnectionOnly) {
   start();
   const auto socket = raw();
   const Json answer = ask(*socket, std::string(kRequestLineMaxBytes + 100000, ' '));
-  if (!answer.is_null()) EXPECT_EQ(answer["error"]["code"], -32600);
+  if (!answer.is_null()) {
+    EXPECT_EQ(answer["error"]["code"], -32600);
+  }
   EXPECT_TRUE(ask(*socket, R"({"jsonrpc":"2.0","id":1,"method":"ping"})").is_null());
   EXPECT_EQ(ask(*raw(), R"({"jsonrpc":"2.0","id":1,"method":"ping"})")["id"], 1);
 }
@@ -131,6 +134,21 @@ TEST_F(ServerTest, IdleConnectionsMakeRoom) {
   // The first was silent for longest.
   EXPECT_TRUE(ask(*idle.front(), R"({"jsonrpc":"2.0","id":1,"method":"ping"})").is_null());
   EXPECT_EQ(ask(*idle.back(), R"({"jsonrpc":"2.0","id":1,"method":"ping"})")["id"], 1);
+}
+
+// More clients than connections, each there for a moment: all of them are served.
+TEST_F(ServerTest, ABurstIsServed) {
+  start(4);
+  std::vector<std::thread> threads;
+  std::atomic<int> served{0};
+  for (int t = 0; t < 40; ++t) {
+    threads.emplace_back([&] {
+      auto client = SocketClient::connect(path_);
+      if (client.ok() && (*client)->call("ping", Json::object(), {}).ok()) ++served;
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(served.load(), 40);
 }
 
 TEST_F(ServerTest, HalfALineHoldsNobodyUp) {

@@ -1,0 +1,286 @@
+#!/usr/bin/env bash
+# The voltree command from outside: help, exit codes, messages, the daemon.
+# Usage: cli_test.sh VOLTREE-BINARY
+# What this host cannot do (FUSE, loop devices) is skipped and said so.
+set -u
+voltree=$(realpath "$1")
+work=$(mktemp -d "${TMPDIR:-/tmp}/vtcliXXXXXX")
+export VOLTREE_STORE=$work/store LC_ALL=C.UTF-8
+failures=0 checks=0 daemon=
+
+clean_up() {
+  if [[ -n $daemon ]]; then kill "$daemon" 2>/dev/null; wait "$daemon" 2>/dev/null; fi
+  mountpoint -q "$work/mnt" && fusermount3 -u "$work/mnt"
+  rm -rf "$work"
+}
+trap clean_up EXIT
+
+fail() { echo "FAILED: $*"; failures=$((failures + 1)); }
+
+# expect EXIT-STATUS PATTERN voltree-arguments...: the pattern is looked for in stdout and stderr together.
+expect() {
+  local want=$1 pattern=$2 output status
+  shift 2
+  output=$(timeout 120 "$voltree" "$@" 2>&1 </dev/null)
+  status=$?
+  checks=$((checks + 1))
+  [[ $status == "$want" ]] || fail "voltree $*: exit $status, not $want: $output"
+  grep -qE -- "$pattern" <<<"$output" || fail "voltree $*: no \"$pattern\" in: $output"
+}
+
+is() { # is WHAT EXPECTED ACTUAL
+  checks=$((checks + 1))
+  [[ $2 == "$3" ]] || fail "$1: expected \"$2\", got \"$3\""
+}
+
+json() { # json EXPRESSION voltree-arguments...: a Python expression over the answer `a`
+  local expression=$1
+  shift
+  "$voltree" "$@" --json | python3 -c "import json,sys; a=json.load(sys.stdin); print($expression)"
+}
+
+test_help() {
+  expect 0 'A first tour' --help
+  local command
+  for command in init create list show snapshot clone revert resize rename delete diff tree serve \
+    attach detach check erase stats version; do
+    expect 0 'Example:' "$command" --help
+    expect 0 '--store' "$command" --help
+  done
+  expect 0 '^voltree [0-9]' version
+  expect 0 '^voltree [0-9]' --version
+}
+
+test_usage_errors() {
+  expect 2 . 
+  expect 2 . no-such-command
+  expect 2 . create
+  expect 2 . create a
+  expect 2 . create a 1G extra
+  expect 2 . list --no-such-option
+  expect 2 . attach a --sector-size 1000
+  expect 2 'file-mode' serve --file-mode 9z
+  expect 2 'no user' serve --owner no-such-user-here
+}
+
+test_store_errors() {
+  expect 3 'voltree init' list
+  expect 3 'voltree init' --store "$work/nothing" create a 1G
+  mkdir "$work/full"
+  touch "$work/full/file"
+  "$voltree" init "$work/full" >/dev/null 2>&1 && fail "init in a folder that is not empty"
+  is "the file stays" "file" "$(ls "$work/full")"
+  "$voltree" init "$work/no/such/parent" >/dev/null 2>&1 && fail "init below a missing folder"
+  expect 2 'policy|burn' init "$work/store2" --erase burn
+  [[ -e $work/store2 ]] && fail "a refused init left a folder"
+  expect 0 'made a store' init
+  "$voltree" init >/dev/null 2>&1 && fail "init twice"
+  expect 0 'no volumes' list
+  mkdir "$work/junk"
+  head -c 8192 /dev/urandom >"$work/junk/catalog.db"
+  "$voltree" --store "$work/junk" list >/dev/null 2>&1 && fail "a store that is none"
+}
+
+test_bad_names_and_sizes() {
+  expect 0 'created a' create a 10M
+  expect 1 'a' create a 10M
+  local long
+  long=$(printf 'n%.0s' {1..256})
+  expect 2 . create "" 1M
+  expect 2 . create a/b 1M
+  expect 2 . create a@b 1M
+  expect 2 . create . 1M
+  expect 2 . create .. 1M
+  expect 2 . create $'a\nb' 1M
+  expect 2 . create "$long" 1M
+  expect 2 . create -- -b 1M
+  expect 2 . create b 0
+  expect 2 . create b -- -5
+  expect 2 512 create b 1000
+  expect 2 . create b 99999999999999999999
+  expect 2 . create b 1X
+  expect 2 . create b 4E
+  expect 3 . show b
+  expect 3 . show a@s
+  expect 3 . delete b
+  expect 3 . delete a b
+  expect 3 . snapshot b@s
+  expect 2 'VOLUME@' snapshot a
+  expect 2 . snapshot a@b@c
+  expect 3 . clone b c
+  expect 3 . clone a@s c
+  expect 3 . rename b c
+  expect 3 . resize b 1G
+  expect 2 . resize a 1M
+  expect 3 . diff a b
+  expect 3 . revert a@s
+  expect 3 . detach a
+  expect 1 'serve --mount' attach a
+  expect 3 . attach b
+  expect 3 . list b
+  is "nothing changed" "['a']" "$(json '[n["name"] for n in a["nodes"]]' list)"
+}
+
+test_life_of_volumes() {
+  expect 0 'took a@s' snapshot a@s
+  expect 1 . snapshot a@s
+  expect 0 'cloned' clone a@s b --size 20M
+  expect 0 'cloned' clone a c
+  expect 2 . clone a d --size 1M
+  expect 0 'a@s' show b
+  expect 0 '├─ |└─ ' tree
+  LC_ALL=C expect 0 '\|- |`- ' tree
+  expect 0 'EXCLUSIVE' tree --usage
+  expect 0 'REFERENCED' list --usage
+  expect 0 '0 ranges' diff a@s a
+  expect 2 . revert b@s@t
+  "$voltree" revert b@s >/dev/null 2>&1 && fail "reverted to another volume's snapshot"
+  expect 0 'a is what it was' revert a@s --keep-as before
+  expect 1 . revert a@s --keep-as before
+  expect 0 'kind: *snapshot' show a@before
+  expect 0 '15.0 MiB' resize a +5M
+  expect 0 '1.0 MiB' resize a 1M --shrink
+  expect 0 . rename a@s t
+  expect 1 . rename b c
+  expect 0 . rename b bb
+  is "sizes" "20971520" "$(json 'a["size_bytes"]' show bb)"
+  expect 0 'sound' check
+  expect 0 'sound' check --data
+  expect 0 'uuid' stats
+  expect 0 'queue is empty|WHAT' erase
+  expect 0 'random' erase --set-policy random --rate 100M
+  expect 2 . erase --set-policy burn
+  expect 0 'deleted' delete a bb c --snapshots --wait
+  expect 0 'queue is empty' erase --wait
+  expect 0 . erase --certificates
+  is "empty" "[]" "$(json 'a["nodes"]' list)"
+  is "no attachments" "[]" "$(json 'a["attachments"]' list --attachments)"
+}
+
+start_daemon() { # start_daemon ARGUMENTS...: in the foreground, as our child
+  "$voltree" serve --foreground "$@" 2>"$work/daemon.log" &
+  daemon=$!
+  local i
+  for i in {1..100}; do
+    [[ -S $VOLTREE_STORE/run/control.sock ]] && return 0
+    kill -0 "$daemon" 2>/dev/null || break
+    sleep 0.1
+  done
+  fail "the daemon did not start: $(cat "$work/daemon.log")"
+  wait "$daemon"
+  daemon=
+  return 1
+}
+
+stop_daemon() {
+  kill -TERM "$daemon"
+  wait "$daemon"
+  is "the daemon's exit status" 0 $?
+  daemon=
+  [[ -e $VOLTREE_STORE/run/control.sock ]] && fail "the socket is still there"
+}
+
+test_daemon() {
+  start_daemon || return
+  expect 0 'daemon' version
+  expect 0 'created' create v 8M
+  expect 1 'serve --mount' attach v
+  is "socket mode" 600 "$(stat -c %a "$VOLTREE_STORE/run/control.sock")"
+  # A second owner of the store is told who has it.
+  expect 4 "$daemon" serve --foreground
+  expect 4 "$daemon" serve
+  local i pids=()
+  for i in {1..8}; do "$voltree" create "p$i" 1M >/dev/null & pids+=($!); done
+  for i in "${pids[@]}"; do wait "$i" || fail "a concurrent create"; done
+  is "all of them" 9 "$(json 'len(a["nodes"])' list)"
+  expect 0 . delete v p1 p2 p3 p4 p5 p6 p7 p8 --wait
+  stop_daemon
+  expect 0 'no volumes' list
+}
+
+test_background_daemon() {
+  expect 0 'serving .*pid [0-9]+' serve
+  local pid
+  pid=$(json 'a["pid"]' stats 2>/dev/null) || pid=
+  expect 0 'daemon' version
+  pid=$(grep -oE '[0-9]+' "$VOLTREE_STORE/run/owner" | head -1)
+  expect 4 "$pid" serve
+  kill -TERM "$pid"
+  local i
+  for i in {1..100}; do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
+  kill -0 "$pid" 2>/dev/null && fail "the daemon does not stop"
+  grep -q stopped "$VOLTREE_STORE/run/voltree.log" || fail "no log"
+}
+
+fuse_works() { [[ -c /dev/fuse && -w /dev/fuse ]] && command -v fusermount3 >/dev/null; }
+
+test_mount() {
+  fuse_works || { echo "skipped: no FUSE here"; return; }
+  expect 3 'mkdir' serve --mount "$work/mnt"
+  mkdir "$work/mnt"
+  touch "$work/mnt/file"
+  expect 4 'empty' serve --foreground --mount "$work/mnt"
+  rm "$work/mnt/file"
+  start_daemon --mount "$work/mnt" || return
+  expect 0 . create v 8M
+  is "size of the file" 8388608 "$(stat -c %s "$work/mnt/volumes/v")"
+  expect 0 . resize v 16M
+  is "after a resize" 16777216 "$(stat -c %s "$work/mnt/volumes/v")"
+  VOLTREE_STORE=$work/other "$voltree" init >/dev/null
+  VOLTREE_STORE=$work/other expect 4 . serve --foreground --mount "$work/mnt"
+  test_loop
+  expect 0 . delete v --snapshots --wait
+  [[ -e $work/mnt/volumes/v ]] && fail "the file is still there"
+  stop_daemon
+  mountpoint -q "$work/mnt" && fail "still mounted"
+}
+
+loop_works() { [[ $EUID == 0 && -w /dev/loop-control ]]; }
+
+test_loop() {
+  loop_works || { echo "skipped: no loop devices here"; return; }
+  local device
+  device=$("$voltree" attach v) || { fail "attach: $device"; return; }
+  is "size of $device" 16777216 "$(blockdev --getsize64 "$device")"
+  is "direct I/O" 1 "$(losetup -nO DIO "$device" | tr -d ' ')"
+  head -c 65536 /dev/urandom >"$work/data"
+  dd if="$work/data" of="$device" bs=64k conv=fsync status=none
+  cmp -n 65536 "$work/data" "$work/mnt/volumes/v" || fail "the device and the file differ"
+  expect 4 . attach v
+  expect 4 . delete v
+  expect 4 . resize v 8M --shrink
+  expect 0 . snapshot v@s
+  expect 4 . revert v@s
+  expect 0 "$device" list --attachments
+  expect 0 . resize v 32M
+  is "grown $device" 33554432 "$(blockdev --getsize64 "$device")"
+  exec 9<"$device"
+  expect 4 'pid' detach v
+  exec 9<&-
+  expect 0 "$device" detach "$device"
+  is "nothing left" "[]" "$(json 'a["attachments"]' list --attachments)"
+  device=$("$voltree" attach v@s --sector-size 4096)
+  is "a snapshot is read-only" 1 "$(blockdev --getro "$device")"
+  is "sectors" 4096 "$(blockdev --getss "$device")"
+  # A daemon that died leaves books; they are stale, busy, and can be cleared.
+  kill -KILL "$daemon"
+  wait "$daemon" 2>/dev/null
+  losetup -d "$device" 2>/dev/null
+  fusermount3 -uz "$work/mnt" 2>/dev/null
+  start_daemon --mount "$work/mnt" || return
+  expect 0 'stale' list --attachments
+  expect 4 . delete v@s
+  expect 0 'detached' detach v@s
+}
+
+test_help
+test_usage_errors
+test_store_errors
+test_bad_names_and_sizes
+test_life_of_volumes
+test_daemon
+test_background_daemon
+test_mount
+expect 0 'sound' check --data
+echo "$checks checks, $failures failed"
+[[ $failures == 0 ]]
