@@ -1,108 +1,14 @@
-#include "blockstore/catalog.h"
-
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
-#include <sqlite3.h>
-
+// CatalogDb: rows, transactions, what is refused and what is damaged; and the VFS below it.
 #include <span>
 
-#include "blockstore/runtime/sim_runtime.h"
-#include "blockstore/sqlite_vfs.h"
-#include "tests/blockstore/faulty_fs.h"
+#include "tests/blockstore/catalog_fixture.h"
 
-namespace voltree {
+namespace voltree::testing {
 namespace {
 
-using testing::FaultyFs;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::SizeIs;
-
-constexpr const char* kPath = "store/catalog.db";
-
-#define EXPECT_OK(expr)                                     \
-  do {                                                      \
-    const ::voltree::Status vt_expected = (expr);           \
-    EXPECT_TRUE(vt_expected.ok()) << vt_expected.message(); \
-  } while (false)
-
-template <typename T>
-T must(Result<T> result) {
-  if (!result.ok()) {
-    ADD_FAILURE() << result.status().message();
-    std::abort();
-  }
-  return std::move(result).value();
-}
-
-// A simulated machine with the folder "store" on it.
-class CatalogTest : public ::testing::Test {
- protected:
-  CatalogTest() : runtime_(world_, SimOptions{}), fs_(runtime_.fs()) {
-    seed_sqlite_randomness(1);
-    EXPECT_OK(runtime_.fs().make_dir("store"));
-  }
-  ~CatalogTest() override { seed_sqlite_randomness(0); }
-
-  std::unique_ptr<CatalogDb> create() { return must(CatalogDb::create(fs_, kPath)); }
-  std::unique_ptr<CatalogDb> open() { return must(CatalogDb::open(fs_, kPath)); }
-  Status open_status() {
-    Result<std::unique_ptr<CatalogDb>> db = CatalogDb::open(fs_, kPath);
-    return db.ok() ? Status() : db.status();
-  }
-
-  // Runs `change` in a transaction of its own.
-  static Status change(CatalogDb& db, const Catalog::Change& fn) {
-    VT_RETURN_IF_ERROR(db.begin());
-    if (Status status = fn(db); !status.ok()) {
-      db.rollback();
-      return status;
-    }
-    return db.commit();
-  }
-
-  // Runs SQL on the closed catalog, past CatalogDb.
-  void tamper(const char* sql) {
-    SqliteVfs vfs(fs_);
-    sqlite3* db = nullptr;
-    ASSERT_EQ(SQLITE_OK, sqlite3_open_v2(kPath, &db, SQLITE_OPEN_READWRITE, vfs.name()));
-    char* message = nullptr;
-    sqlite3_exec(db, "PRAGMA locking_mode=EXCLUSIVE; PRAGMA ignore_check_constraints=ON", nullptr,
-                 nullptr, nullptr);
-    EXPECT_EQ(SQLITE_OK, sqlite3_exec(db, sql, nullptr, nullptr, &message)) << message;
-    sqlite3_free(message);
-    EXPECT_EQ(SQLITE_OK, sqlite3_close(db));
-  }
-
-  SimWorld world_;
-  SimRuntime runtime_;
-  FaultyFs fs_;
-};
-
-VolumeRow volume_row(VolumeId id, const std::string& name) { return {id, name, kNoNode, {}, 5}; }
-
-// Several rows of every table.
-Status fill(CatalogDb& db) {
-  // The volume first: what it points at comes later in the same change.
-  VT_RETURN_IF_ERROR(db.put_volume({1, "a", 12, ErasePolicy::kRandom, 100}));
-  VT_RETURN_IF_ERROR(db.put_volume({2, "gone", kNoNode, std::nullopt, -7}));
-  VT_RETURN_IF_ERROR(db.put_node({10, NodeKind::kJunction, kNoNode, 9, "", 4096, 1}));
-  VT_RETURN_IF_ERROR(db.put_node({11, NodeKind::kSnapshot, 10, 1, "s", 8192, 2}));
-  VT_RETURN_IF_ERROR(db.put_node({12, NodeKind::kHead, 11, 1, "", 512, 3}));
-  VT_RETURN_IF_ERROR(db.put_layer({4294967295U, 12, std::uint64_t{1} << 44, true, 4}));
-  VT_RETURN_IF_ERROR(db.put_layer({7, kNoNode, 0, false, 5}));
-  VT_RETURN_IF_ERROR(db.put_region({7, 3, std::string("\0\1x", 3), true}));
-  VT_RETURN_IF_ERROR(db.put_region({7, 0, "state", false}));
-  VT_RETURN_IF_ERROR(db.put_erase_request({1, "volume b", ErasePolicy::kNone, 6, 7, 8, 9}));
-  VT_RETURN_IF_ERROR(db.put_erase_item({1, 1, 7, true, "", 10}));
-  VT_RETURN_IF_ERROR(db.put_erase_item({2, 1, 7, false, std::string("\0r", 2), 11}));
-  VT_RETURN_IF_ERROR(db.put_certificate({1, "{}"}));
-  VT_RETURN_IF_ERROR(db.put_certificate({2, "{\"x\":1}"}));
-  VT_RETURN_IF_ERROR(db.put_attachment({1, 12, "loop", "/dev/loop3", true, 4096, "boot", 12}));
-  VT_RETURN_IF_ERROR(db.put_saved_map(11, {"one", std::string("\0two", 4)}));
-  VT_RETURN_IF_ERROR(db.put_saved_map(12, {}));
-  return db.put_setting("uuid", "u");
-}
 
 TEST_F(CatalogTest, EveryRowComesBackAfterReopen) {
   {
@@ -512,131 +418,6 @@ TEST_F(CatalogTest, AFailedSyncIsNeverTriedAgain) {
   EXPECT_THAT(must(open()->load()).nodes, SizeIs(3));
 }
 
-// --- Catalog: the strand ---
-
-class GroupCommitTest : public CatalogTest {
- protected:
-  // Runs `count` commits at once, on all executors, and returns each one's Status.
-  std::vector<Status> commit_all(Catalog& catalog, std::vector<Catalog::Change> changes) {
-    std::vector<Status> statuses(changes.size());
-    for (std::size_t i = 0; i < changes.size(); ++i) {
-      spawn(runtime_.executor(i % runtime_.executor_count()),
-            commit_one(catalog, std::move(changes[i]), statuses[i]));
-    }
-    runtime_.run_until_idle();
-    return statuses;
-  }
-
- private:
-  static Task<void> commit_one(Catalog& catalog, Catalog::Change change, Status& out) {
-    out = Status(Code::kCancelled, "it never ended");
-    out = co_await catalog.commit(std::move(change));
-  }
-};
-
-Catalog::Change put_volume(VolumeId id) {
-  return [id](CatalogDb& db) { return db.put_volume(volume_row(id, fmt::format("v{}", id))); };
-}
-
-TEST_F(GroupCommitTest, ManyCommitsShareTransactions) {
-  constexpr std::size_t kCommits = 200;
-  {
-    Catalog catalog(runtime_, create());
-    std::vector<Catalog::Change> changes;
-    for (std::size_t i = 1; i <= kCommits; ++i) changes.push_back(put_volume(i));
-    const int syncs = fs_.faults.syncs;
-    for (const Status& status : commit_all(catalog, std::move(changes))) EXPECT_OK(status);
-    EXPECT_GE(catalog.commit_count(), 1U);
-    EXPECT_LT(catalog.commit_count(), kCommits / 2);
-    EXPECT_LT(static_cast<std::size_t>(fs_.faults.syncs - syncs), kCommits);
-  }
-  EXPECT_THAT(must(open()->load()).volumes, SizeIs(kCommits));
-}
-
-TEST_F(GroupCommitTest, AMemberThatFailsIsAlone) {
-  {
-    Catalog catalog(runtime_, create());
-    std::vector<Catalog::Change> changes;
-    for (std::size_t i = 1; i <= 30; ++i) changes.push_back(put_volume(i));
-    changes[7] = [](CatalogDb& db) {
-      VT_RETURN_IF_ERROR(db.put_volume(volume_row(1000, "half")));
-      return Status(Code::kBusy, "changed its mind");
-    };
-    changes[9] = [](CatalogDb& db) { return db.put_volume({1001, "dangling", 5, {}, 0}); };
-    const std::vector<Status> statuses = commit_all(catalog, std::move(changes));
-    for (std::size_t i = 0; i < statuses.size(); ++i) {
-      const Code expected = i == 7 ? Code::kBusy : i == 9 ? Code::kDamaged : Code::kOk;
-      EXPECT_EQ(statuses[i].code(), expected) << i << ": " << statuses[i].message();
-    }
-    EXPECT_FALSE(catalog.failed());
-  }
-  EXPECT_THAT(must(open()->load()).volumes, SizeIs(28));
-}
-
-TEST_F(GroupCommitTest, AGroupOfFailuresCommitsNothing) {
-  Catalog catalog(runtime_, create());
-  const Status status =
-      runtime_.sync_wait(catalog.commit([](CatalogDb&) { return Status(Code::kGone, "gone"); }));
-  EXPECT_EQ(status.code(), Code::kGone);
-  EXPECT_EQ(catalog.commit_count(), 0U);
-  EXPECT_FALSE(catalog.failed());
-}
-
-TEST_F(GroupCommitTest, AReadSeesTheCommitsBeforeIt) {
-  Catalog catalog(runtime_, create());
-  const auto commits_then_reads = [](Catalog& on) -> Task<Result<std::size_t>> {
-    for (std::size_t i = 1; i <= 3; ++i) {
-      VT_CO_RETURN_IF_ERROR(co_await on.commit(put_volume(i)));
-    }
-    std::function<Result<std::size_t>(CatalogDb&)> count =
-        [](CatalogDb& db) -> Result<std::size_t> {
-      VT_ASSIGN_OR_RETURN(const CatalogImage image, db.load());
-      return image.volumes.size();
-    };
-    co_return co_await on.read(std::move(count));
-  };
-  EXPECT_EQ(must(runtime_.sync_wait(commits_then_reads(catalog))), 3U);
-}
-
-TEST_F(GroupCommitTest, AFullHostIsToldToAllAndPasses) {
-  Catalog catalog(runtime_, create());
-  world_.set_capacity(world_.used_bytes());
-  for (const Status& status : commit_all(catalog, {put_volume(1), put_volume(2)})) {
-    EXPECT_EQ(status.code(), Code::kNoSpace) << status.message();
-  }
-  EXPECT_FALSE(catalog.failed());
-  EXPECT_EQ(catalog.commit_count(), 0U);
-  world_.set_capacity(std::uint64_t{1} << 40);
-  for (const Status& status : commit_all(catalog, {put_volume(1), put_volume(2)})) {
-    EXPECT_OK(status);
-  }
-}
-
-// I10.
-TEST_F(GroupCommitTest, AfterAFailedCommitNothingIsWritten) {
-  Catalog catalog(runtime_, create());
-  EXPECT_OK(runtime_.sync_wait(catalog.commit(put_volume(1))));
-  fs_.faults.fail_sync = true;
-  for (const Status& status : commit_all(catalog, {put_volume(2), put_volume(3)})) {
-    // In one group or in two: the second one meets a store that went read-only.
-    EXPECT_TRUE(status.code() == Code::kIoError || status.code() == Code::kReadOnly);
-  }
-  EXPECT_TRUE(catalog.failed());
-  fs_.faults.fail_sync = false;
-  const int syncs = fs_.faults.syncs;
-  const Status later = runtime_.sync_wait(catalog.commit(put_volume(4)));
-  EXPECT_EQ(later.code(), Code::kReadOnly);
-  EXPECT_THAT(std::string(later.message()), HasSubstr("voltree check"));
-  EXPECT_EQ(fs_.faults.syncs, syncs);
-}
-
-TEST_F(GroupCommitTest, AFailedWriteIsAFailedCommit) {
-  Catalog catalog(runtime_, create());
-  fs_.faults.fail_write = true;
-  EXPECT_EQ(runtime_.sync_wait(catalog.commit(put_volume(1))).code(), Code::kIoError);
-  EXPECT_TRUE(catalog.failed());
-}
-
 // The simulator owns SQLite's I/O: the same seed, the same bytes.
 TEST(CatalogDeterminism, EqualSeedsWriteEqualBytes) {
   const auto run = [] {
@@ -672,4 +453,4 @@ TEST(ErasePolicyNames, RoundTrip) {
 }
 
 }  // namespace
-}  // namespace voltree
+}  // namespace voltree::testing
