@@ -2,12 +2,16 @@
 
 #include <sys/stat.h>
 
-#include <fstream>
+#include <chrono>
+#include <thread>
 
 #include "driver/control/protocol.h"
 
 namespace voltree {
 namespace {
+
+constexpr std::chrono::milliseconds kBusyPatience{1000};
+constexpr std::chrono::milliseconds kBusyPause{50};
 
 template <typename Derived>
 Result<std::unique_ptr<Client>> as_client(Result<std::unique_ptr<Derived>> made) {
@@ -113,11 +117,20 @@ Status EmbeddedClient::close() {
 }
 
 Result<std::unique_ptr<Client>> open_client(const ClientOptions& options) {
-  auto daemon = SocketClient::connect(control_socket_path(options.store_directory));
-  if (daemon.ok() || daemon.status().code() != Code::kNotFound) {
-    return as_client(std::move(daemon));
+  const auto deadline = std::chrono::steady_clock::now() + kBusyPatience;
+  while (true) {
+    auto daemon = SocketClient::connect(control_socket_path(options.store_directory));
+    if (daemon.ok() || daemon.status().code() != Code::kNotFound) {
+      return as_client(std::move(daemon));
+    }
+    auto embedded = EmbeddedClient::open(options.store_directory, options.background_work);
+    const bool busy = embedded.status().code() == Code::kBusy;
+    if (!busy || std::chrono::steady_clock::now() >= deadline) {
+      return as_client(std::move(embedded));
+    }
+    // Another command that is about to end, or a daemon that is about to listen.
+    std::this_thread::sleep_for(kBusyPause);
   }
-  return as_client(EmbeddedClient::open(options.store_directory, options.background_work));
 }
 
 }  // namespace voltree

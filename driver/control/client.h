@@ -63,7 +63,8 @@ struct ClientOptions {
   std::string store_directory;
   bool background_work = false;  // when embedded
 };
-// The daemon of the store when there is one, the store itself otherwise.
+// The daemon of the store when there is one, the store itself otherwise. A store that another
+// process holds is tried for a second before the answer is kBusy.
 Result<std::unique_ptr<Client>> open_client(const ClientOptions& options);
 
 // Opens a store with messages for people: what is missing, who holds it.
