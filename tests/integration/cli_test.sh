@@ -153,6 +153,7 @@ test_life_of_volumes() {
   expect 0 'deleted' delete a bb c --snapshots --wait
   expect 0 'queue is empty' erase --wait
   expect 0 . erase --certificates
+  is "empty" "[]" "$(json 'a["requests"]' erase)"
   is "empty" "[]" "$(json 'a["nodes"]' list)"
   is "no attachments" "[]" "$(json 'a["attachments"]' list --attachments)"
 }

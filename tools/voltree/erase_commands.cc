@@ -14,6 +14,23 @@ struct EraseOptions {
   std::string rate;
 };
 
+std::string certificate_table(const Json& certificates) {
+  Table table({{"CERTIFICATE", Table::Align::kRight},
+               {"WHAT"},
+               {"POLICY"},
+               {"FINISHED"},
+               {"ERASED", Table::Align::kRight},
+               {"VERIFIED", Table::Align::kRight},
+               {"HOW"}});
+  for (const Json& one : certificates) {
+    table.add({fmt::format("{}", number_of(one, "certificate")), text_of(one, "what"),
+               text_of(one, "policy"), format_time(time_of(one, "finished_ns")),
+               format_size(number_of(one, "erased_bytes")),
+               format_size(number_of(one, "verified_bytes")), text_of(one, "verification")});
+  }
+  return table.str();
+}
+
 Status show_certificates(Cli& cli) {
   Json all = Json::array();
   std::uint64_t after_id = 0;
@@ -23,7 +40,7 @@ Status show_certificates(Cli& cli) {
         cli.call("erase.certificates", Json{{"after_id", after_id}, {"limit", kCertificatePage}}));
     const Json& list = list_of(page, "certificates");
     for (const Json& certificate : list) all.push_back(certificate);
-    const std::uint64_t last_id = list.empty() ? 0 : number_of(list.back(), "id");
+    const std::uint64_t last_id = list.empty() ? 0 : number_of(list.back(), "certificate");
     if (list.size() < kCertificatePage || last_id <= after_id) break;
     after_id = last_id;
   }
@@ -32,7 +49,7 @@ Status show_certificates(Cli& cli) {
   } else if (all.empty()) {
     print_line("nothing was erased yet");
   } else {
-    for (const Json& certificate : all) print_line(dump_json(certificate));
+    print(certificate_table(all));
   }
   return {};
 }
