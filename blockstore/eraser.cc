@@ -201,7 +201,6 @@ Task<Result<Eraser::Outcome>> Eraser::erase_layer(const EraseItemRow& item, Eras
     (*opened).reset();
     return Layer::unlink_files(fs, engine_.directory(), id);
   }));
-  engine_.layers().remove(id);
   co_return outcome;
 }
 

@@ -278,6 +278,8 @@ Task<Result<std::uint64_t>> StoreCore::commit_change(Change change) {
   hand_over_layers(change.next, plan);
   publish(std::move(change.next), change.update_names);
   if (change.committed) co_await change.committed();
+  // From here on no map leads to them; reads under way hold their own references.
+  for (const LayerId id : plan.erased_layers) engine.layers().remove(id);
   if (job.items.empty()) co_return std::uint64_t{0};
   const std::uint64_t request = job.request.id;
   eraser.add(std::move(job.request), std::move(job.items));
