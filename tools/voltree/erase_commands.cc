@@ -64,8 +64,10 @@ Status wait_for_queue(Cli& cli) {
   if (cli.json) {
     print_json(answer);
   } else {
-    print_line(fmt::format("the erase queue is empty ({} erased)",
-                           format_size(number_of(answer, "erased_bytes"))));
+    const std::uint64_t erased_bytes = number_of(answer, "erased_bytes");
+    print_line(erased_bytes == 0
+                   ? std::string("the erase queue is empty")
+                   : fmt::format("the erase queue is empty, {} erased", format_size(erased_bytes)));
   }
   return {};
 }

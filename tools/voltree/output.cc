@@ -130,7 +130,9 @@ ProgressMeter::~ProgressMeter() {
 
 std::string ProgressMeter::line(std::string_view what, const Progress& now,
                                 double elapsed_seconds) {
-  if (now.total == 0 || elapsed_seconds <= 0) return fmt::format("{} ...", what);
+  if (now.total == 0 || elapsed_seconds <= 0) {  // how much there is is not known yet
+    return fmt::format("{} {}", what, format_duration(static_cast<std::uint64_t>(elapsed_seconds)));
+  }
   const double rate = static_cast<double>(now.done) / elapsed_seconds;
   std::string text = fmt::format(
       "{} {} of {} ({}%), {}/s", what, format_size(now.done), format_size(now.total),
