@@ -4,6 +4,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 
 #include "blockstore/runtime/host_fs.h"
@@ -30,12 +31,14 @@ TEST_P(FdTest, ReadsAndWritesASocket) {
     if (non_blocking) {
       ASSERT_EQ(::fcntl(here_.get(), F_SETFL, O_NONBLOCK), 0);
     }
+    std::atomic<bool> echoed{false};
     const auto echo = [&]() -> Task<void> {
       Buffer buffer(100);
       const int got = co_await FdRead(runtime(), there_.get(), buffer.span());
       EXPECT_EQ(got, 5);
       const int put = co_await FdWrite(runtime(), there_.get(), buffer.span().first(3));
       EXPECT_EQ(put, 3);
+      echoed = true;
     };
     const auto body = [&]() -> Task<void> {
       spawn(runtime().executor(1), echo());
@@ -48,6 +51,7 @@ TEST_P(FdTest, ReadsAndWritesASocket) {
       const int got = co_await FdRead(runtime(), here_.get(), back.span());
       EXPECT_EQ(got, 3);
       EXPECT_TRUE(back.holds(0, 3, 'h'));
+      while (!echoed) co_await runtime().sleep_for(std::chrono::milliseconds(1));
     };
     runtime().run_until_done(body());
   }
