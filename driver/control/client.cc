@@ -73,13 +73,14 @@ Result<Json> SocketClient::read_answer(std::uint64_t id, const ProgressSink& pro
 
 Result<std::unique_ptr<Store>> open_store_blocking(Runtime& runtime, const std::string& directory,
                                                    StoreOpenOptions options) {
-  struct stat info {};
-  const bool present = ::stat((directory + "/catalog.db").c_str(), &info) == 0;
-  if (!present && (errno == ENOENT || errno == ENOTDIR)) {
-    return error(Code::kNotFound, "there is no store in {}: make one with \"voltree init {}\"",
-                 directory, directory);
+  for (const char* part : {"catalog.db", "LOCK"}) {
+    struct stat info {};
+    if (::stat((directory + "/" + part).c_str(), &info) == 0) continue;
+    if (errno != ENOENT && errno != ENOTDIR) return Status::from_errno(errno, directory);
+    return error(Code::kNotFound,
+                 "there is no store in {} (it has no {}): make one with \"voltree init {}\"",
+                 directory, part, directory);
   }
-  if (!present) return Status::from_errno(errno, directory);
   return runtime.sync_wait(Store::open(runtime, directory, options));
 }
 

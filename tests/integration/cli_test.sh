@@ -11,6 +11,7 @@ failures=0 checks=0 daemon=
 clean_up() {
   if [[ -n $daemon ]]; then kill "$daemon" 2>/dev/null; wait "$daemon" 2>/dev/null; fi
   mountpoint -q "$work/mnt" && fusermount3 -u "$work/mnt"
+  mountpoint -q "$work/small" && umount "$work/small"
   rm -rf "$work"
 }
 trap clean_up EXIT
@@ -78,7 +79,34 @@ test_store_errors() {
   expect 0 'no volumes' list
   mkdir "$work/junk"
   head -c 8192 /dev/urandom >"$work/junk/catalog.db"
-  "$voltree" --store "$work/junk" list >/dev/null 2>&1 && fail "a store that is none"
+  expect 3 'no store' --store "$work/junk" list
+  touch "$work/junk/LOCK"
+  expect 6 'catalog' --store "$work/junk" list
+}
+
+# What an older program says of a newer store.
+test_newer_store() {
+  local change
+  for change in 'pragma user_version = 2' 'update format set incompatible = 1'; do
+    rm -rf "$work/newer"
+    "$voltree" init "$work/newer" >/dev/null
+    python3 -c 'import sqlite3, sys
+with sqlite3.connect(sys.argv[1]) as db: db.execute(sys.argv[2])' \
+      "$work/newer/catalog.db" "$change"
+    expect 1 'newer|version|feature' --store "$work/newer" list
+  done
+}
+
+test_full_host() {
+  [[ $EUID == 0 ]] || { echo "skipped: a full host needs root"; return; }
+  mkdir "$work/small"
+  mount -t tmpfs -o size=8m none "$work/small" 2>/dev/null || { echo "skipped: no tmpfs here"; return; }
+  "$voltree" init "$work/small/store" >/dev/null
+  dd if=/dev/zero of="$work/small/fill" bs=4k status=none 2>/dev/null
+  expect 5 'space|full' --store "$work/small/store" create a 1M
+  rm "$work/small/fill"
+  expect 0 'created' --store "$work/small/store" create a 1M
+  umount "$work/small"
 }
 
 test_bad_names_and_sizes() {
@@ -287,6 +315,8 @@ test_usage_errors
 test_store_errors
 test_bad_names_and_sizes
 test_life_of_volumes
+test_newer_store
+test_full_host
 test_embedded_concurrency
 test_daemon
 test_background_daemon
