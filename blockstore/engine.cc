@@ -8,6 +8,11 @@ namespace {
 // Layer ids are taken from the catalog this many at a time, so that a new layer costs one commit
 // and not two.
 constexpr std::size_t kLayerIdBatch = 64;
+// What a full host must still have room for: some thousand catalog pages, in the log and in the
+// database.
+constexpr std::uint64_t kReserveBytes = std::uint64_t{16} << 20;
+
+std::string reserve_path(const std::string& directory) { return directory + "/reserve"; }
 
 }  // namespace
 
@@ -34,6 +39,31 @@ void Engine::fail(const Status& cause) {
   if (failed_.load(std::memory_order_acquire)) return;
   failure_ = cause;
   failed_.store(true, std::memory_order_release);
+}
+
+Status Engine::make_reserve(FileSystem& fs, const std::string& directory) {
+  VT_ASSIGN_OR_RETURN(auto file, fs.open(reserve_path(directory), {.create = true}));
+  return file->allocate_sync(0, kReserveBytes);
+}
+
+Task<Status> Engine::commit_freeing(Catalog::Change change) {
+  Status committed = co_await catalog_->commit(change);
+  if (committed.code() != Code::kNoSpace) co_return committed;
+  const AsyncMutex::Guard guard = co_await reserve_mutex_.lock();
+  reserve_spent_.store(true);
+  VT_CO_RETURN_IF_ERROR(co_await runtime_.run_blocking([this]() -> Status {
+    VT_ASSIGN_OR_RETURN(const bool there, runtime_.fs().exists(reserve_path(directory_)));
+    return there ? runtime_.fs().unlink(reserve_path(directory_)) : Status();
+  }));
+  co_return co_await catalog_->commit(std::move(change));
+}
+
+Task<void> Engine::refill_reserve() {
+  if (!reserve_spent_.load()) co_return;
+  const AsyncMutex::Guard guard = co_await reserve_mutex_.lock();
+  const Status made =
+      co_await runtime_.run_blocking([this] { return make_reserve(runtime_.fs(), directory_); });
+  if (made.ok()) reserve_spent_.store(false);
 }
 
 Task<Result<std::shared_ptr<Layer>>> Engine::create_layer(NodeId owner, std::uint64_t size_bytes) {
@@ -77,7 +107,7 @@ Task<Status> Engine::mark_unsettled(Layer& layer) {
   if (row.unsettled) co_return Status();
   row.unsettled = true;
   VT_CO_RETURN_IF_ERROR(
-      co_await catalog_->commit([&row](CatalogDb& db) { return db.put_layer(row); }));
+      co_await commit_freeing([&row](CatalogDb& db) { return db.put_layer(row); }));
   const std::lock_guard lock(layer.mutex);
   layer.state.unsettled = true;
   co_return Status();
@@ -96,7 +126,7 @@ Task<Status> Engine::mark_dirty(Layer& layer, std::vector<std::uint64_t> regions
   }
   if (regions.empty()) co_return Status();
   const LayerId id = layer.id();
-  VT_CO_RETURN_IF_ERROR(co_await catalog_->commit(
+  VT_CO_RETURN_IF_ERROR(co_await commit_freeing(
       [id, &regions](CatalogDb& db) { return db.mark_regions(id, regions, true); }));
   const std::lock_guard lock(layer.mutex);
   layer.state.dirty_regions.insert(regions.begin(), regions.end());

@@ -45,6 +45,14 @@ class Engine {
   Status check_writable() const;
   void fail(const Status& cause);
 
+  // A commit that must work on a full host: what frees space (delete, revert, discard, the eraser).
+  // When there is no room for it the reserve is given back to the host and the commit made in its
+  // place (DESIGN section 4).
+  Task<Status> commit_freeing(Catalog::Change change);
+  // Makes the reserve whole again when it was spent; quiet when the host has no room for it yet.
+  Task<void> refill_reserve();
+  static Status make_reserve(FileSystem& fs, const std::string& directory);
+
   // Told of every new layer, on any executor, before it is used.
   void on_layer_created(std::function<void(const std::shared_ptr<Layer>&)> listener) {
     layer_created_ = std::move(listener);
@@ -70,6 +78,8 @@ class Engine {
   std::atomic<bool> failed_{false};
   mutable std::mutex failure_mutex_;
   Status failure_;
+  AsyncMutex reserve_mutex_;
+  std::atomic<bool> reserve_spent_{true};  // until refill_reserve has seen to it
   std::function<void(const std::shared_ptr<Layer>&)> layer_created_;
   AsyncMutex layer_id_mutex_;
   std::vector<LayerId>

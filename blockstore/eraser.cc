@@ -294,7 +294,7 @@ Task<Status> Eraser::finish_item(EraseRequestRow request, const EraseItemRow& it
   request.erased_bytes += outcome.erased_bytes;
   request.verified_bytes += outcome.verified_bytes;
   ++request.items_done;
-  co_return co_await engine_.catalog().commit([&](CatalogDb& db) -> Status {
+  co_return co_await engine_.commit_freeing([&](CatalogDb& db) -> Status {
     if (item.id != 0) VT_RETURN_IF_ERROR(db.remove_erase_item(item.id));
     if (!last) return db.put_erase_request(request);
     VT_ASSIGN_OR_RETURN(const std::uint64_t id, db.next_id("certificate"));

@@ -56,6 +56,7 @@ Status Store::create(Runtime& runtime, const std::string& directory, StoreCreate
   VT_RETURN_IF_ERROR(fs.make_dir(directory + "/run"));
   VT_ASSIGN_OR_RETURN(auto lock_file, fs.open(directory + "/LOCK", {.create = true}));
   VT_RETURN_IF_ERROR(lock_file->sync_sync());
+  VT_RETURN_IF_ERROR(Engine::make_reserve(fs, directory));
   // The catalog comes last: a folder without one is no store.
   VT_ASSIGN_OR_RETURN(auto db, CatalogDb::create(fs, directory + "/catalog.db"));
   VT_RETURN_IF_ERROR(db->begin());
@@ -168,6 +169,7 @@ Task<Status> StoreCore::load() {
     VT_CO_RETURN_IF_ERROR(co_await recover(loaded.settings["boot_id"] == boot_id));
   }
   engine.inflight().clear();
+  co_await engine.refill_reserve();
   co_return co_await engine.catalog().commit([&boot_id](CatalogDb& db) -> Status {
     VT_RETURN_IF_ERROR(db.put_setting("boot_id", boot_id));
     return db.put_setting("clean", "0");
@@ -207,6 +209,7 @@ Task<void> StoreCore::background_loop() {
     // the work.
     (void)co_await settle_all();
     (void)co_await close_idle_devices(false);
+    co_await engine.refill_reserve();
     const std::uint64_t blocks = engine.counters().redirected_blocks.load();
     if (blocks != swept_blocks || generation.load() != swept_generation) {
       swept_blocks = blocks;

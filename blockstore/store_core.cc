@@ -262,14 +262,18 @@ Task<Result<std::uint64_t>> StoreCore::commit_change(Change change) {
   job.request.what = std::move(change.what);
   job.request.policy = change.policy;
   job.request.requested_ns = engine.runtime().wall_now().count();
-  const Status committed = co_await engine.catalog().commit([&](CatalogDb& db) -> Status {
+  const bool frees =
+      !plan.erased_layers.empty() || !plan.erased_ranges.empty() || !plan.removed_nodes.empty();
+  const Catalog::Change write_rows = [&](CatalogDb& db) -> Status {
     if (change.extra) VT_RETURN_IF_ERROR(change.extra(db));
     VT_RETURN_IF_ERROR(put_plan(db, change.next, plan, before));
     for (const LayerRow& row : moved) VT_RETURN_IF_ERROR(db.put_layer(row));
     VT_RETURN_IF_ERROR(put_erase_job(db, job, plan));
     VT_RETURN_IF_ERROR(remove_planned(db, plan));
     return change.after_plan ? change.after_plan(db) : Status();
-  });
+  };
+  const Status committed = frees ? co_await engine.commit_freeing(write_rows)
+                                 : co_await engine.catalog().commit(write_rows);
   if (!committed.ok()) {
     if (engine.catalog().failed()) engine.fail(committed);
     co_return committed;
