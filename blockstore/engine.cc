@@ -166,7 +166,7 @@ Task<Status> Engine::settle(Layer& layer, Gate* write_gate) {
                     state.needs_sync || write_gate != nullptr;
   }
   const LayerId id = layer.id();
-  VT_CO_RETURN_IF_ERROR(co_await catalog_->commit([id, &regions, &row](CatalogDb& db) -> Status {
+  VT_CO_RETURN_IF_ERROR(co_await commit_freeing([id, &regions, &row](CatalogDb& db) -> Status {
     VT_RETURN_IF_ERROR(db.mark_regions(id, regions, false));
     return row.unsettled ? Status() : db.put_layer(row);
   }));

@@ -105,7 +105,12 @@ void Eraser::add(EraseRequestRow request, std::vector<EraseItemRow> items) {
 std::vector<Eraser::Queued> Eraser::queue() const {
   const std::lock_guard lock(mutex_);
   std::vector<Queued> all;
-  for (const auto& entry : queue_) all.push_back(entry.second);
+  for (const auto& entry : queue_) {
+    all.push_back(entry.second);
+    if (entry.first != running_request_) continue;
+    all.back().request.erased_bytes += running_bytes_;
+    all.back().left_bytes -= std::min(all.back().left_bytes, running_bytes_);
+  }
   return all;
 }
 
@@ -157,6 +162,8 @@ Task<Status> Eraser::erase_next(std::uint64_t request_id, std::uint64_t rate_byt
     have_item = !queued.items.empty();
     if (have_item) item = queued.items.front();
     last = queued.items.size() <= 1;
+    running_request_ = request_id;
+    running_bytes_ = 0;
   }
   co_await engine_.read_gate().drain();
   Outcome outcome;
@@ -168,6 +175,7 @@ Task<Status> Eraser::erase_next(std::uint64_t request_id, std::uint64_t rate_byt
   }
   VT_CO_RETURN_IF_ERROR(co_await finish_item(request, item, outcome, last));
   const std::lock_guard lock(mutex_);
+  running_request_ = 0;
   Queued& queued = queue_.at(request_id);
   if (have_item) queued.items.erase(queued.items.begin());
   queued.request.erased_bytes += outcome.erased_bytes;
@@ -255,6 +263,10 @@ Task<Status> Eraser::overwrite(File& file, const std::vector<BlockRange>& ranges
           VT_CO_RETURN_IF_ERROR(
               co_await file.write(expected.span().first(bytes), at * kBlockBytes));
           outcome.erased_bytes += bytes;
+          {
+            const std::lock_guard lock(mutex_);
+            running_bytes_ += bytes;
+          }
           VT_CO_RETURN_IF_ERROR(co_await pace(bytes, rate_bytes));
         }
       }

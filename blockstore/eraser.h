@@ -64,6 +64,8 @@ class Eraser {
   std::atomic<bool> stopping_{false};
   mutable std::mutex mutex_;
   std::map<std::uint64_t, Queued> queue_;
+  std::uint64_t running_request_ = 0;  // whose item is being erased
+  std::uint64_t running_bytes_ = 0;    // of that item, so far
 };
 
 }  // namespace voltree

@@ -127,16 +127,24 @@ void Lineage::drop_garbage(LayerId layer, const ExtentMap& mask, LineagePlan& pl
   ranges = overlay(ranges, garbage);
 }
 
+// What was garbage in it before goes with it.
+void Lineage::erase_layer(LayerId layer, std::uint64_t blocks, LineagePlan& plan) {
+  if (const auto ranges = plan.erased_ranges.find(layer); ranges != plan.erased_ranges.end()) {
+    blocks += ranges->second.mapped_blocks();
+    plan.erased_ranges.erase(ranges);
+  }
+  plan.erased_layers[layer] = blocks;
+  plan.new_indexes.erase(layer);
+  plan.moved_layers.erase(layer);
+  indexes_.erase(layer);
+}
+
 // A layer with nothing left in it goes as a whole: that erases its ranges, too.
 void Lineage::erase_empty_layers(NodeId id, LineagePlan& plan) {
   Node& node = at(id);
   std::erase_if(node.owned, [this, &plan](LayerId layer) {
     if (!plan.new_indexes.contains(layer) || !index(layer).empty()) return false;
-    plan.erased_layers.push_back(layer);
-    plan.erased_ranges.erase(layer);
-    plan.new_indexes.erase(layer);
-    plan.moved_layers.erase(layer);
-    indexes_.erase(layer);
+    erase_layer(layer, 0, plan);
     return true;
   });
 }
@@ -200,12 +208,9 @@ void Lineage::remove_leaf(NodeId id, LineagePlan& plan) {
 
 void Lineage::abandon_layers(NodeId id, LineagePlan& plan) {
   for (const LayerId layer : at(id).owned) {
-    plan.freed_blocks += data_blocks(index(layer));
-    plan.erased_layers.push_back(layer);
-    plan.erased_ranges.erase(layer);
-    plan.new_indexes.erase(layer);
-    plan.moved_layers.erase(layer);
-    indexes_.erase(layer);
+    const std::uint64_t blocks = data_blocks(index(layer));
+    plan.freed_blocks += blocks;
+    erase_layer(layer, blocks, plan);
   }
   at(id).owned.clear();
 }

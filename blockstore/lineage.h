@@ -23,7 +23,7 @@ struct LineagePlan {
   std::vector<NodeId> removed_nodes;
   std::vector<NodeId> changed_nodes;       // kind or parent differ
   std::map<LayerId, NodeId> moved_layers;  // new owner
-  std::vector<LayerId> erased_layers;      // nothing of them is visible any more
+  std::map<LayerId, std::uint64_t> erased_layers;  // wholly invisible now: their blocks of data
   std::map<LayerId, ExtentMap>
       erased_ranges;  // value 1: data blocks of living layers that nobody sees
   std::map<LayerId, ExtentMap>
@@ -72,6 +72,7 @@ class Lineage {
   void collect_shadow_layers(const Node& node, std::vector<LayerId>& layers) const;
   ExtentMap shadow(const Node& node) const;
   void drop_garbage(LayerId layer, const ExtentMap& mask, LineagePlan& plan);
+  void erase_layer(LayerId layer, std::uint64_t blocks, LineagePlan& plan);
   void erase_empty_layers(NodeId id, LineagePlan& plan);
   void unlink_from_parent(const Node& node);
   void merge_into_only_child(NodeId id, LineagePlan& plan);

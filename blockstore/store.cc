@@ -274,7 +274,8 @@ Task<Status> StoreCore::sweep_node(NodeId id) {
   const std::shared_ptr<Volume> volume = open_volume(id);
   change.what = "blocks that no volume sees any more";
   change.policy = policy_for(id, std::nullopt);
-  const std::vector<LayerId> erased = change.plan.erased_layers;
+  std::vector<LayerId> erased;
+  for (const auto& entry : change.plan.erased_layers) erased.push_back(entry.first);
   change.committed = [volume, erased]() -> Task<void> {
     if (volume != nullptr) {
       volume->drop_owned(erased);
@@ -334,8 +335,8 @@ Task<Status> StoreCore::close() {
   if (status.ok()) status = co_await close_idle_devices(true);
   if (status.ok()) status = co_await settle_all();
   if (status.ok()) {
-    status = co_await engine.catalog().commit(
-        [](CatalogDb& db) { return db.put_setting("clean", "1"); });
+    status =
+        co_await engine.commit_freeing([](CatalogDb& db) { return db.put_setting("clean", "1"); });
   }
   co_return status;
 }

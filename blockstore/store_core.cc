@@ -207,7 +207,7 @@ Status put_plan(CatalogDb& db, const Lineage& next, const LineagePlan& plan,
 }
 
 Status remove_planned(CatalogDb& db, const LineagePlan& plan) {
-  for (const LayerId id : plan.erased_layers) VT_RETURN_IF_ERROR(db.remove_layer(id));
+  for (const auto& entry : plan.erased_layers) VT_RETURN_IF_ERROR(db.remove_layer(entry.first));
   for (const NodeId id : plan.removed_nodes) {
     VT_RETURN_IF_ERROR(db.remove_saved_map(id));
     VT_RETURN_IF_ERROR(db.remove_node(id));
@@ -220,10 +220,11 @@ Status put_erase_job(CatalogDb& db, StoreCore::EraseJob& job, const LineagePlan&
   VT_ASSIGN_OR_RETURN(job.request.id, db.next_id("erase"));
   VT_RETURN_IF_ERROR(db.put_erase_request(job.request));
   job.items.clear();
-  for (const LayerId id : plan.erased_layers) {
+  for (const auto& [id, blocks] : plan.erased_layers) {
     EraseItemRow item;
     item.layer = id;
     item.whole_layer = true;
+    item.estimated_bytes = blocks * kBlockBytes;
     job.items.push_back(std::move(item));
   }
   for (const auto& [id, ranges] : plan.erased_ranges) {
@@ -283,7 +284,7 @@ Task<Result<std::uint64_t>> StoreCore::commit_change(Change change) {
   publish(std::move(change.next), change.update_names);
   if (change.committed) co_await change.committed();
   // From here on no map leads to them; reads under way hold their own references.
-  for (const LayerId id : plan.erased_layers) engine.layers().remove(id);
+  for (const auto& entry : plan.erased_layers) engine.layers().remove(entry.first);
   if (job.items.empty()) co_return std::uint64_t{0};
   const std::uint64_t request = job.request.id;
   eraser.add(std::move(job.request), std::move(job.items));
