@@ -115,11 +115,16 @@ Task<Result<std::shared_ptr<Handle>>> create_file(Frontend& fs, fuse_ino_t paren
 Task<void> create(Frontend& fs, fuse_req_t request, fuse_ino_t parent, std::string name,
                   int flags) {
   Result<std::shared_ptr<Handle>> handle = co_await create_file(fs, parent, std::move(name), flags);
-  Result<struct stat> attributes =
-      handle.ok() ? co_await fs.attributes((*handle)->node->ino()) : handle.status();
-  if (!attributes.ok()) {
-    const Status& why = attributes.status();
-    fuse_reply_err(request, why.code() == Code::kPermission ? EPERM : why.to_errno());
+  Status status = handle.status();
+  struct stat attributes {};
+  if (status.ok()) {
+    const Result<struct stat> found = co_await fs.attributes((*handle)->node->ino());
+    status = found.status();
+    if (status.ok()) attributes = *found;
+  }
+  if (!status.ok()) {
+    // EPERM, not EACCES: no mode or owner would allow it.
+    fuse_reply_err(request, status.code() == Code::kPermission ? EPERM : status.to_errno());
     co_return;
   }
   const std::uint64_t fh = fs.open_files.add_handle(*handle);
@@ -128,7 +133,7 @@ Task<void> create(Frontend& fs, fuse_req_t request, fuse_ino_t parent, std::stri
     fuse_open_out open;
   } out{};
   out.entry.nodeid = (*handle)->node->ino();
-  copy_attributes(*attributes, out.entry.attr);
+  copy_attributes(attributes, out.entry.attr);
   out.open = open_reply(fh, flags);
   if (fuse_reply_buf(request, reinterpret_cast<const char*>(&out), sizeof out) != 0) {
     (void)(co_await fs.grower.fit((*handle)->node, (*handle)->creator)).ok();
@@ -161,6 +166,7 @@ Task<Result<std::size_t>> write_file(Frontend& fs, std::shared_ptr<Handle> handl
                                      std::uint64_t offset, std::span<const std::byte> data,
                                      WriteOptions options) {
   OpenNode& node = *handle->node;
+  if (data.empty()) co_return std::size_t{0};
   if (!handle->writable) co_return error(Code::kReadOnly, "opened for reading");
   node.note_change();
   const Growth* growth = handle->creator ? node.growth() : nullptr;
@@ -183,8 +189,7 @@ Task<void> write(Frontend& fs, fuse_req_t request, std::shared_ptr<Handle> handl
   // fs/fuse/file.c); it sends no fsync of its own after it.
   const WriteOptions options{.fua = (flags & (O_DSYNC | O_SYNC)) != 0};
   const Result<std::size_t> written =
-      data.empty() ? Result<std::size_t>(std::size_t{0})
-                   : co_await write_file(fs, std::move(handle), offset, data, options);
+      co_await write_file(fs, std::move(handle), offset, data, options);
   if (written.ok()) {
     fuse_reply_write(request, *written);
   } else {

@@ -127,9 +127,12 @@ Task<Status> Grower::fit(std::shared_ptr<OpenNode> node, bool finish) {
   // The last sector's rest is part of the volume.
   if (growth->source != nullptr) status = co_await zero_data(device, exact, target);
   if (status.ok() && device->size_bytes() != target) {
-    Result<std::string> name = co_await name_of(node->id());
-    status = name.ok() ? co_await store_.resize(*name, target, device->size_bytes() > target)
-                       : name.status();
+    const Result<std::string> name = co_await name_of(node->id());
+    status = name.status();
+    if (status.ok()) {
+      const bool shrink = device->size_bytes() > target;
+      status = co_await store_.resize(*name, target, shrink);
+    }
     if (status.ok()) growth->source.reset();
   }
   if (finish) {

@@ -211,9 +211,9 @@ Task<Status> rename_file(Frontend& fs, fuse_ino_t parent, std::string from, std:
   VT_CO_ASSIGN_OR_RETURN(const Place place, co_await fs.tree.find_child(parent, from));
   if (!place.is_file()) co_return error(Code::kInvalid, "the folders of the tree keep their names");
   // A volume is never replaced by a rename: its data would go without anybody having said "delete".
-  const bool snapshot = place.kind == PlaceKind::kSnapshot;
-  co_return co_await fs.store.rename(place.node.name.str(),
-                                     snapshot ? place.node.name.volume + "@" + to : to);
+  std::string target = std::move(to);
+  if (place.kind == PlaceKind::kSnapshot) target = place.node.name.volume + "@" + target;
+  co_return co_await fs.store.rename(place.node.name.str(), std::move(target));
 }
 
 Task<void> rename(Frontend& fs, fuse_req_t request, fuse_ino_t parent, std::string from,
