@@ -24,8 +24,10 @@ Status run_init(Cli& cli, const InitOptions& options) {
   if (directory == default_store_directory()) {
     // ~/.local/share need not be there yet. A parent of another place that is missing is a typing
     // error.
-    std::error_code ignored;
-    std::filesystem::create_directories(std::filesystem::path(directory).parent_path(), ignored);
+    const std::filesystem::path parent = std::filesystem::path(directory).parent_path();
+    std::error_code failure;
+    std::filesystem::create_directories(parent, failure);
+    if (failure) return Status::from_errno(failure.value(), parent.string());
   }
   VT_ASSIGN_OR_RETURN(const std::unique_ptr<Runtime> runtime, make_host_runtime({1}));
   VT_RETURN_IF_ERROR(Store::create(*runtime, directory, create));
