@@ -4,14 +4,15 @@
 # Those a script uses, not this file.
 # shellcheck disable=SC2034
 readonly packages_build="build-essential cmake ninja-build pkg-config libfuse3-dev libboost-dev libxxhash-dev
-  libsqlite3-dev liburing-dev libcli11-dev nlohmann-json3-dev libfmt-dev"
+  libsqlite3-dev liburing-dev libcli11-dev nlohmann-json3-dev libfmt-dev
+  libgtest-dev libgmock-dev libbenchmark-dev"
 # shellcheck disable=SC2034
 readonly packages_run="fuse3 e2fsprogs util-linux mount diffutils"
 # shellcheck disable=SC2034
-readonly packages_test="libgtest-dev libgmock-dev libbenchmark-dev python3 xfsprogs btrfs-progs dosfstools qemu-utils
+readonly packages_test="python3 xfsprogs btrfs-progs dosfstools qemu-utils
   sqlite3"
 # shellcheck disable=SC2034
-readonly packages_bench="fio libbenchmark-dev"
+readonly packages_bench="fio"
 
 missing_packages() { # missing_packages NAME...: those of them that dpkg does not know as installed
   local name
