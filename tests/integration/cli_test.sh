@@ -100,7 +100,7 @@ with sqlite3.connect(sys.argv[1]) as db: db.execute(sys.argv[2])' \
 test_full_host() {
   [[ $EUID == 0 ]] || { echo "skipped: a full host needs root"; return; }
   mkdir "$work/small"
-  mount -t tmpfs -o size=8m none "$work/small" 2>/dev/null || { echo "skipped: no tmpfs here"; return; }
+  mount -t tmpfs -o size=64m none "$work/small" 2>/dev/null || { echo "skipped: no tmpfs here"; return; }
   "$voltree" init "$work/small/store" >/dev/null
   dd if=/dev/zero of="$work/small/fill" bs=4k status=none 2>/dev/null
   expect 5 'space|full' --store "$work/small/store" create a 1M
