@@ -25,7 +25,7 @@ LayerRow row_of(Layer& layer, std::int64_t created_ns) {
 }
 
 Status Engine::check_writable() const {
-  if (!failed_.load(std::memory_order_acquire)) return {};
+  if (!read_only()) return {};
   const std::lock_guard lock(failure_mutex_);
   return error(
       Code::kReadOnly,

@@ -41,7 +41,9 @@ class Engine {
   EngineCounters& counters() { return counters_; }
 
   // I10: from the first failed fsync or commit on, nothing is written any more.
-  bool read_only() const { return failed_.load(std::memory_order_acquire); }
+  bool read_only() const {
+    return failed_.load(std::memory_order_acquire) || (catalog_ != nullptr && catalog_->failed());
+  }
   Status check_writable() const;
   void fail(const Status& cause);
 

@@ -23,7 +23,18 @@ class FaultyFile final : public File {
  public:
   FaultyFile(Faults& faults, std::unique_ptr<File> file)
       : faults_(faults), file_(std::move(file)) {}
-  void submit(IoRequest& request) override { file_->submit(request); }
+  void submit(IoRequest& request) override {
+    if (request.kind == IoKind::kSyncData) ++faults_.syncs;
+    if (request.kind == IoKind::kSyncData && faults_.fail_sync) {
+      request.status = Status(Code::kIoError, "injected sync failure");
+      spawn(*request.home, [](IoRequest& failed) -> Task<void> {
+        failed.on_done(failed);
+        co_return;
+      }(request));
+      return;
+    }
+    file_->submit(request);
+  }
   Status read_sync(std::span<std::byte> out, std::uint64_t at) override {
     return file_->read_sync(out, at);
   }
@@ -54,6 +65,7 @@ class FaultyFile final : public File {
 class FaultyFs final : public FileSystem {
  public:
   explicit FaultyFs(FileSystem& fs) : fs_(fs) {}
+  bool on_host() const override { return fs_.on_host(); }
   Faults faults;
 
   Result<std::unique_ptr<File>> open(const std::string& path, OpenMode mode) override {

@@ -1,0 +1,98 @@
+// I10: after a failed fsync or catalog commit the store is read-only, and no fsync is tried again.
+#include <gtest/gtest.h>
+
+#include "blockstore/runtime/sim_runtime.h"
+#include "blockstore/store.h"
+#include "tests/blockstore/faulty_fs.h"
+
+namespace voltree {
+namespace {
+
+using testing::FaultyFs;
+
+// A simulated machine whose files fail when a test says so.
+class FaultyRuntime final : public Runtime {
+ public:
+  explicit FaultyRuntime(Runtime& below) : below_(below), fs_(below.fs()) {}
+  testing::Faults& faults() { return fs_.faults; }
+
+  FileSystem& fs() override { return fs_; }
+  std::size_t executor_count() const override { return below_.executor_count(); }
+  Executor& executor(std::size_t index) override { return below_.executor(index); }
+  std::chrono::nanoseconds monotonic_now() override { return below_.monotonic_now(); }
+  std::chrono::nanoseconds wall_now() override { return below_.wall_now(); }
+  std::uint64_t random_u64() override { return below_.random_u64(); }
+  std::string boot_id() override { return below_.boot_id(); }
+  void submit_blocking(std::function<void()> work, Executor* home,
+                       std::coroutine_handle<> done) override {
+    below_.submit_blocking(std::move(work), home, done);
+  }
+  void submit_timer(std::chrono::nanoseconds delay, Executor* home,
+                    std::coroutine_handle<> handle) override {
+    below_.submit_timer(delay, home, handle);
+  }
+  void submit_fd(FdRequest& request) override { below_.submit_fd(request); }
+  void cancel_fd(int fd) override { below_.cancel_fd(fd); }
+  std::unique_ptr<Strand> make_strand(const std::string& name) override {
+    return below_.make_strand(name);
+  }
+  void run_until_done(Task<void> task) override { below_.run_until_done(std::move(task)); }
+
+ private:
+  Runtime& below_;
+  FaultyFs fs_;
+};
+
+class StoreFaultTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    ASSERT_TRUE(Store::create(runtime_, "/store", {}).ok());
+    auto opened = runtime_.sync_wait(Store::open(runtime_, "/store", {.background_work = false}));
+    ASSERT_TRUE(opened.ok()) << opened.status().message();
+    store_ = std::move(*opened);
+    ASSERT_TRUE(runtime_.sync_wait(store_->create_volume("a", 1 << 20, {})).ok());
+    device_ = *runtime_.sync_wait(store_->open_device("a"));
+  }
+  Status write(char what) {
+    return runtime_.sync_wait(
+        device_->write(0, std::vector<std::byte>(kBlockBytes, static_cast<std::byte>(what)), {}));
+  }
+
+  SimWorld world_;
+  SimRuntime sim_{world_, {.seed = 7}};
+  FaultyRuntime runtime_{sim_};
+  std::unique_ptr<Store> store_;
+  std::shared_ptr<BlockDevice> device_;
+};
+
+TEST_F(StoreFaultTest, I10_AFailedDataSyncMakesTheStoreReadOnlyForGood) {
+  ASSERT_TRUE(write('x').ok());
+  runtime_.faults().fail_sync = true;
+  EXPECT_EQ(runtime_.sync_wait(device_->flush()).code(), Code::kIoError);
+  const int syncs = runtime_.faults().syncs;
+  runtime_.faults().fail_sync = false;  // the disk is well again; what was lost is not
+  EXPECT_TRUE(store_->read_only());
+  EXPECT_EQ(runtime_.sync_wait(device_->flush()).code(), Code::kReadOnly);
+  EXPECT_EQ(write('y').code(), Code::kReadOnly);
+  EXPECT_EQ(runtime_.sync_wait(store_->snapshot("a", "s")).code(), Code::kReadOnly);
+  EXPECT_EQ(runtime_.sync_wait(store_->remove("a", {})).status().code(), Code::kReadOnly);
+  EXPECT_EQ(runtime_.faults().syncs, syncs);
+  std::vector<std::byte> got(kBlockBytes);
+  EXPECT_TRUE(runtime_.sync_wait(device_->read(0, got)).ok());
+  EXPECT_EQ(got[0], std::byte{'x'});
+  EXPECT_NE(runtime_.sync_wait(store_->pool())->warning.find("voltree check"), std::string::npos);
+  EXPECT_FALSE(runtime_.sync_wait(store_->close()).ok());
+}
+
+TEST_F(StoreFaultTest, I10_AFailedCatalogCommitMakesTheStoreReadOnly) {
+  ASSERT_TRUE(write('x').ok());
+  ASSERT_TRUE(runtime_.sync_wait(device_->flush()).ok());
+  runtime_.faults().fail_write = true;  // the catalog writes synchronously, volumes do not
+  EXPECT_FALSE(runtime_.sync_wait(store_->snapshot("a", "s")).ok());
+  runtime_.faults().fail_write = false;
+  EXPECT_TRUE(store_->read_only());
+  EXPECT_EQ(write('y').code(), Code::kReadOnly);
+}
+
+}  // namespace
+}  // namespace voltree
