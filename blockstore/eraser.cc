@@ -168,8 +168,13 @@ Task<Status> Eraser::erase_next(std::uint64_t request_id, std::uint64_t rate_byt
   co_await engine_.read_gate().drain();
   Outcome outcome;
   if (have_item) {
-    auto erased = item.whole_layer ? co_await erase_layer(item, request.policy, rate_bytes)
-                                   : co_await erase_ranges(item, request.policy, rate_bytes);
+    Result<Outcome> erased =
+        Outcome{};  // (no ?: around co_await: GCC 12 destroys its temporaries twice)
+    if (item.whole_layer) {
+      erased = co_await erase_layer(item, request.policy, rate_bytes);
+    } else {
+      erased = co_await erase_ranges(item, request.policy, rate_bytes);
+    }
     if (!erased.ok()) co_return erased.status();
     outcome = *erased;
   }

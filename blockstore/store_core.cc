@@ -273,8 +273,12 @@ Task<Result<std::uint64_t>> StoreCore::commit_change(Change change) {
     VT_RETURN_IF_ERROR(remove_planned(db, plan));
     return change.after_plan ? change.after_plan(db) : Status();
   };
-  const Status committed = frees ? co_await engine.commit_freeing(write_rows)
-                                 : co_await engine.catalog().commit(write_rows);
+  Status committed;  // (no ?: around co_await: GCC 12 destroys its temporaries twice)
+  if (frees) {
+    committed = co_await engine.commit_freeing(write_rows);
+  } else {
+    committed = co_await engine.catalog().commit(write_rows);
+  }
   if (!committed.ok()) {
     if (engine.catalog().failed()) engine.fail(committed);
     co_return committed;
