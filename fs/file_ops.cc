@@ -69,6 +69,7 @@ Task<void> open(Frontend& fs, fuse_req_t request, fuse_ino_t ino, int flags) {
     fuse_reply_err(request, handle.status().to_errno());
     co_return;
   }
+  (*handle)->opener = fuse_req_ctx(request)->pid;
   const std::uint64_t fh = fs.open_files.add_handle(*handle);
   const fuse_open_out out = open_reply(fh, flags);
   // A failed reply means that the opener is gone: no release will follow.
@@ -79,7 +80,7 @@ Task<void> open(Frontend& fs, fuse_req_t request, fuse_ino_t ino, int flags) {
 
 // A new volume that grows as it is written; or, in snapshots/<volume>, a snapshot.
 Task<Result<std::shared_ptr<Handle>>> create_file(Frontend& fs, fuse_ino_t parent, std::string name,
-                                                  int flags) {
+                                                  int flags, pid_t creator) {
   VT_CO_ASSIGN_OR_RETURN(const Place folder, co_await fs.tree.find(parent));
   Status made;
   if (folder.kind == PlaceKind::kVolumes) {
@@ -104,7 +105,7 @@ Task<Result<std::shared_ptr<Handle>>> create_file(Frontend& fs, fuse_ino_t paren
   }
   VT_CO_ASSIGN_OR_RETURN(std::shared_ptr<BlockDevice> device, co_await fs.store.open_device(name));
   auto fresh = std::make_shared<OpenNode>(place->ino, place->node.id, std::move(device));
-  fresh->start_growth();
+  fresh->start_growth(fs.open_files.last_read_by(creator));
   auto handle = std::make_shared<Handle>();
   handle->node = fs.open_files.add_node(fresh);
   handle->writable = wants_write(flags);
@@ -114,7 +115,9 @@ Task<Result<std::shared_ptr<Handle>>> create_file(Frontend& fs, fuse_ino_t paren
 
 Task<void> create(Frontend& fs, fuse_req_t request, fuse_ino_t parent, std::string name,
                   int flags) {
-  Result<std::shared_ptr<Handle>> handle = co_await create_file(fs, parent, std::move(name), flags);
+  const pid_t creator = fuse_req_ctx(request)->pid;
+  Result<std::shared_ptr<Handle>> handle =
+      co_await create_file(fs, parent, std::move(name), flags, creator);
   Status status = handle.status();
   struct stat attributes {};
   if (status.ok()) {
@@ -214,6 +217,7 @@ Task<void> flush(Frontend& fs, fuse_req_t request, std::shared_ptr<Handle> handl
 Task<void> release(Frontend& fs, fuse_req_t request, std::shared_ptr<Handle> handle) {
   Status status;
   if (handle->creator) status = co_await fs.grower.fit(handle->node, true);
+  fs.tree.forget_referenced(handle->node->id());
   handle.reset();
   fuse_reply_err(request, status.to_errno());
 }

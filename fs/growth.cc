@@ -1,6 +1,7 @@
 #include "fs/growth.h"
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 #include <vector>
 
@@ -15,6 +16,15 @@ constexpr std::uint64_t kGrowthUnitBytes = std::uint64_t{1} << 20;
 // Below this, copying bytes is cheaper than the commits of a fork.
 constexpr std::uint64_t kForkMinBytes = std::uint64_t{1} << 20;
 constexpr std::size_t kRunsAtOnce = 64;
+
+Task<Result<bool>> holds(std::shared_ptr<BlockDevice> device, std::uint64_t offset_bytes,
+                         std::span<const std::byte> data, std::vector<std::byte>& buffer) {
+  if (offset_bytes + data.size() > device->size_bytes()) co_return false;
+  buffer.resize(std::max(buffer.size(), data.size()));
+  const std::span<std::byte> found(buffer.data(), data.size());
+  VT_CO_RETURN_IF_ERROR(co_await device->read(offset_bytes, found));
+  co_return std::memcmp(found.data(), data.data(), data.size()) == 0;
+}
 
 Status no_longer_growing() { return error(Code::kBusy, "the file has become a volume"); }
 
@@ -77,6 +87,36 @@ Task<Status> Grower::leave_source(OpenNode& node, Growth& growth) {
   co_return Status();
 }
 
+// Whether `data` came to be the file's without being written: because the file is a clone that
+// holds it there already.
+Task<Result<bool>> Grower::write_shared(OpenNode& node, Growth& growth, std::uint64_t offset_bytes,
+                                        std::span<const std::byte> data) {
+  const std::shared_ptr<OpenNode> candidate = growth.candidate;
+  if (candidate == nullptr) co_return false;
+  // Set again when it proves right: one wrong guess is the last.
+  growth.candidate.reset();
+  const std::uint64_t exact = growth.exact_bytes.load();
+  if (growth.source == nullptr) {
+    if (data.size() < kBlockBytes || exact != 0 || node.device()->referenced_bytes() != 0 ||
+        candidate->growth() != nullptr || candidate->device()->referenced_bytes() < kForkMinBytes) {
+      co_return false;
+    }
+    const Result<bool> same =
+        co_await holds(candidate->device(), offset_bytes, data, growth.compare_buffer);
+    if (!same.ok() || !*same) co_return false;
+    VT_CO_RETURN_IF_ERROR(co_await fork(candidate, node, growth));
+  }
+  if (offset_bytes < exact) co_return false;
+  // The clone is asked, not the candidate, which may have changed since.
+  const Result<bool> same =
+      co_await holds(node.device(), offset_bytes, data, growth.compare_buffer);
+  if (!same.ok() || !*same) co_return false;
+  VT_CO_RETURN_IF_ERROR(co_await zero_data(node.device(), exact, offset_bytes));
+  growth.exact_bytes.store(offset_bytes + data.size());
+  growth.candidate = candidate;
+  co_return true;
+}
+
 Task<Status> Grower::write(std::shared_ptr<OpenNode> node, std::uint64_t offset_bytes,
                            std::span<const std::byte> data, WriteOptions options) {
   Growth* growth = node->growth();
@@ -85,6 +125,12 @@ Task<Status> Grower::write(std::shared_ptr<OpenNode> node, std::uint64_t offset_
   if (node->growth() == nullptr) co_return no_longer_growing();
   const std::uint64_t exact = growth->exact_bytes.load();
   const std::uint64_t end = offset_bytes + data.size();
+  VT_CO_ASSIGN_OR_RETURN(const bool shared,
+                         co_await write_shared(*node, *growth, offset_bytes, data));
+  if (shared) {
+    if (options.fua) co_return co_await node->device()->flush();
+    co_return Status();
+  }
   VT_CO_RETURN_IF_ERROR(co_await ensure_size(*node, end, true));
   if (growth->source != nullptr && offset_bytes > exact) {
     VT_CO_RETURN_IF_ERROR(co_await zero_data(node->device(), exact, offset_bytes));
@@ -137,6 +183,8 @@ Task<Status> Grower::fit(std::shared_ptr<OpenNode> node, bool finish) {
   }
   if (finish) {
     growth->source.reset();
+    growth->candidate.reset();
+    growth->compare_buffer = {};
     growth->active.store(false, std::memory_order_release);
   }
   co_return status;

@@ -45,6 +45,8 @@ class Grower {
 
  private:
   Task<Status> ensure_size(OpenNode& node, std::uint64_t size_bytes, bool ahead);
+  Task<Result<bool>> write_shared(OpenNode& node, Growth& growth, std::uint64_t offset_bytes,
+                                  std::span<const std::byte> data);
   Task<Status> leave_source(OpenNode& node, Growth& growth);
   Task<Status> fork(std::shared_ptr<OpenNode> source, OpenNode& node, Growth& growth);
   Task<Result<std::string>> name_of(NodeId id);

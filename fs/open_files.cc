@@ -19,8 +19,19 @@ std::shared_ptr<OpenNode> OpenFiles::add_node(std::shared_ptr<OpenNode> node) {
 std::uint64_t OpenFiles::add_handle(std::shared_ptr<Handle> handle) {
   const auto fh = reinterpret_cast<std::uint64_t>(handle.get());
   std::lock_guard lock(mutex_);
+  handle->order = ++opened_;
   handles_.emplace(fh, std::move(handle));
   return fh;
+}
+
+std::shared_ptr<OpenNode> OpenFiles::last_read_by(std::int32_t opener) {
+  std::lock_guard lock(mutex_);
+  const Handle* last = nullptr;
+  for (const auto& [fh, handle] : handles_) {
+    if (handle->opener != opener || handle->writable) continue;
+    if (last == nullptr || handle->order > last->order) last = handle.get();
+  }
+  return last == nullptr ? nullptr : last->node;
 }
 
 std::shared_ptr<Handle> OpenFiles::remove_handle(std::uint64_t fh) {

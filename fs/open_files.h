@@ -29,6 +29,11 @@ struct Growth {
   // zeros. Under `mutex`.
   std::shared_ptr<OpenNode> source;
   std::uint64_t source_changes = 0;  // source->changes() when it was cloned
+  // What the creator may be copying through its own memory: a file that it had open for reading
+  // when it created this one. As long as what it writes is what this holds, nothing needs to be
+  // written. Under `mutex`.
+  std::shared_ptr<OpenNode> candidate;
+  std::vector<std::byte> compare_buffer;
 };
 
 class OpenNode {
@@ -48,7 +53,11 @@ class OpenNode {
     device_ = std::move(device);
   }
 
-  void start_growth() { growth_ = std::make_unique<Growth>(); }  // before anyone else sees the node
+  // Before anyone else sees the node.
+  void start_growth(std::shared_ptr<OpenNode> candidate) {
+    growth_ = std::make_unique<Growth>();
+    growth_->candidate = std::move(candidate);
+  }
   // Null once the file has become a volume.
   Growth* growth() const {
     return growth_ && growth_->active.load(std::memory_order_acquire) ? growth_.get() : nullptr;
@@ -76,7 +85,9 @@ class OpenNode {
 struct Handle : std::enable_shared_from_this<Handle> {
   std::shared_ptr<OpenNode> node;
   bool writable = false;
-  bool creator = false;  // the handle that made the file: through it, the file grows
+  bool creator = false;     // the handle that made the file: through it, the file grows
+  std::int32_t opener = 0;  // the thread that opened it
+  std::uint64_t order = 0;  // of opening
 };
 
 class OpenFiles {
@@ -92,6 +103,8 @@ class OpenFiles {
     return reinterpret_cast<Handle*>(fh)->shared_from_this();
   }
   std::shared_ptr<Handle> remove_handle(std::uint64_t fh);
+  // The node that this thread opened last, for reading, and has not closed; or null.
+  std::shared_ptr<OpenNode> last_read_by(std::int32_t opener);
   // All that are left: the kernel sends no releases when a connection is aborted.
   std::vector<std::shared_ptr<Handle>> take_all();
 
@@ -99,6 +112,7 @@ class OpenFiles {
   std::mutex mutex_;
   std::unordered_map<std::uint64_t, std::weak_ptr<OpenNode>> nodes_;
   std::unordered_map<std::uint64_t, std::shared_ptr<Handle>> handles_;
+  std::uint64_t opened_ = 0;
 };
 
 }  // namespace voltree

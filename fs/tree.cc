@@ -234,6 +234,11 @@ Task<std::uint64_t> Tree::referenced_bytes(NodeInfo node) {
   co_return bytes;
 }
 
+void Tree::forget_referenced(NodeId id) {
+  std::lock_guard lock(mutex_);
+  referenced_.erase(id);
+}
+
 void Tree::set_overrides(std::uint64_t ino, const AttributeOverrides& set) {
   std::lock_guard lock(mutex_);
   AttributeOverrides& kept = overrides_[ino];

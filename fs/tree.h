@@ -101,6 +101,8 @@ class Tree {
   // Bytes a closed node refers to; remembered for a second, because finding out means merging its
   // indexes.
   Task<std::uint64_t> referenced_bytes(NodeInfo node);
+  // The node was written to.
+  void forget_referenced(NodeId id);
 
   void set_overrides(std::uint64_t ino, const AttributeOverrides& set);
 

@@ -68,6 +68,7 @@ Task<Status> truncate(Frontend& fs, Place place, std::uint64_t size,
   }
   const std::shared_ptr<BlockDevice> device = node->device();
   const std::uint64_t now = node->size_bytes();
+  fs.tree.forget_referenced(node->id());
   if (size <= now) co_return co_await Grower::zero_data(device, size, now);
   const std::uint64_t whole = volume_size_for(size);
   if (node->growth() != nullptr) {

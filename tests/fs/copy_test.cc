@@ -160,6 +160,35 @@ TEST_F(CopyTest, CpOntoAVolumeThatExistsKeepsItsSize) {
   EXPECT_EQ(read_at(volume("b"), 12 * kMiB, kMiB), std::string(kMiB, '\0'));
 }
 
+// What GNU cp does to a file with holes: it reads and writes.
+TEST_F(CopyTest, ReadingAndWritingTheSameIsAForkToo) {
+  make_source(8 * kMiB);
+  const std::uint64_t before = allocated_bytes();
+  const Fd in(volume("a"), O_RDONLY);
+  Fd out(volume("b"), O_RDWR | O_CREAT | O_EXCL);
+  Bytes data(128 << 10);
+  const auto move = [&](std::uint64_t at) {
+    ASSERT_EQ(::pread(in.get(), data.data(), data.size(), static_cast<off_t>(at)),
+              static_cast<ssize_t>(data.size()));
+    write_at(out, at, data);
+  };
+  for (std::uint64_t at = 0; at < 2 * kMiB; at += data.size()) move(at);
+  EXPECT_EQ(size_of(volume("b")), 2 * kMiB);
+  // A gap, then something of its own, then more of the same: each as it was written.
+  move(3 * kMiB);
+  const Bytes own(4096, 77);
+  write_at(out, 3 * kMiB + 256 * 1024, own);
+  move(3 * kMiB + 512 * 1024);
+  ASSERT_EQ(out.close(), 0);
+  EXPECT_LT(allocated_bytes(), before + kMiB);
+  std::string expected = read_at(volume("a"), 0, 3 * kMiB + 640 * 1024);
+  expected.replace(2 * kMiB, kMiB, kMiB, '\0');
+  expected.replace(3 * kMiB + 128 * 1024, 384 * 1024, 384 * 1024, '\0');
+  expected.replace(3 * kMiB + 256 * 1024, 4096, own.str());
+  EXPECT_EQ(stored_size("b"), expected.size());
+  EXPECT_TRUE(read_at(volume("b"), 0, 8 * kMiB) == expected);
+}
+
 TEST_F(CopyTest, ALargeVolumeIsCopiedInNoTime) {
   make_volume("a", std::uint64_t{100} << 30);
   for (std::uint64_t i = 0; i < 50; ++i) write_at(volume("a"), i << 31, Bytes(65536, i + 1));
