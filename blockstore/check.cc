@@ -26,6 +26,7 @@ class Checker {
         VT_CO_RETURN_IF_ERROR(co_await check_data(*layer));
       }
     }
+    if (options_.data && report_.sound()) co_await forget_failure();
     co_return std::move(report_);
   }
 
@@ -109,6 +110,17 @@ class Checker {
       }
     }
     co_return Status();
+  }
+
+  // All of the store has been read and is well: what a failure of an earlier run left to look at
+  // has been looked at.
+  Task<void> forget_failure() {
+    (void)co_await core_.engine.runtime().run_blocking([this]() -> Status {
+      FileSystem& fs = core_.engine.runtime().fs();
+      const std::string path = Engine::needs_check_path(core_.engine.directory());
+      VT_ASSIGN_OR_RETURN(const bool there, fs.exists(path));
+      return there && !core_.engine.read_only() ? fs.unlink(path) : Status();
+    });
   }
 
   Task<Status> check_strays() {

@@ -34,11 +34,24 @@ Status Engine::check_writable() const {
       failure_.message());
 }
 
+std::string Engine::needs_check_path(const std::string& directory) {
+  return directory + "/run/needs_check";
+}
+
 void Engine::fail(const Status& cause) {
-  const std::lock_guard lock(failure_mutex_);
-  if (failed_.load(std::memory_order_acquire)) return;
-  failure_ = cause;
-  failed_.store(true, std::memory_order_release);
+  {
+    const std::lock_guard lock(failure_mutex_);
+    if (failed_.load(std::memory_order_acquire)) return;
+    failure_ = cause;
+    failed_.store(true, std::memory_order_release);
+  }
+  // The catalog may be what failed, so the mark is a file; a host that refuses that, too, has said
+  // enough.
+  spawn(*Executor::current(), [](Runtime& runtime, std::string path) -> Task<void> {
+    (void)co_await runtime.run_blocking([&runtime, &path]() -> Status {
+      return runtime.fs().open(path, {.create = true}).status();
+    });
+  }(runtime_, needs_check_path(directory_)));
 }
 
 Status Engine::make_reserve(FileSystem& fs, const std::string& directory) {

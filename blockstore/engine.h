@@ -45,7 +45,9 @@ class Engine {
     return failed_.load(std::memory_order_acquire) || (catalog_ != nullptr && catalog_->failed());
   }
   Status check_writable() const;
+  // Called on an executor. Leaves run/needs_check behind for whoever opens the store next.
   void fail(const Status& cause);
+  static std::string needs_check_path(const std::string& directory);
 
   // A commit that must work on a full host: what frees space (delete, revert, discard, the eraser).
   // When there is no room for it the reserve is given back to the host and the commit made in its

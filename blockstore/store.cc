@@ -98,10 +98,23 @@ Task<Status> StoreCore::open(StoreOpenOptions options) {
     VT_ASSIGN_OR_RETURN(const FsInfo info, runtime.fs().info(directory));
     file_size_max_bytes = info.file_size_max_bytes / kBlockBytes * kBlockBytes;
     warning = host_warning(info);
+    VT_ASSIGN_OR_RETURN(const bool needs_check,
+                        runtime.fs().exists(Engine::needs_check_path(directory)));
+    if (needs_check) {
+      warning =
+          "the store went read-only after a failure when it was last open: run `voltree check "
+          "--data`";
+    }
     VT_ASSIGN_OR_RETURN(auto table, InflightTable::open(runtime.fs(), directory + "/run/inflight"));
     engine.set_inflight(std::move(table));
     VT_ASSIGN_OR_RETURN(db, CatalogDb::open(runtime.fs(), directory + "/catalog.db"));
-    return {};
+    const std::uint64_t unknown = db->format().read_only_compatible & ~kKnownReadOnlyCompatible;
+    if (unknown == 0) return {};
+    return error(
+        Code::kNotSupported,
+        "the store has features (read-only compatible word {:#x}) that this version can not "
+        "write: open it with the version that made them",
+        unknown);
   }));
   engine.set_catalog(std::make_unique<Catalog>(runtime, std::move(db)));
   VT_CO_RETURN_IF_ERROR(co_await load());

@@ -13,6 +13,7 @@ namespace voltree::testing {
 
 struct Faults {
   bool fail_sync = false;
+  bool fail_data_sync = false;  // of volumes only: the asynchronous ones
   bool fail_write = false;
   int syncs = 0;  // asked for, failed ones included
   int dir_syncs = 0;
@@ -25,7 +26,7 @@ class FaultyFile final : public File {
       : faults_(faults), file_(std::move(file)) {}
   void submit(IoRequest& request) override {
     if (request.kind == IoKind::kSyncData) ++faults_.syncs;
-    if (request.kind == IoKind::kSyncData && faults_.fail_sync) {
+    if (request.kind == IoKind::kSyncData && (faults_.fail_sync || faults_.fail_data_sync)) {
       request.status = Status(Code::kIoError, "injected sync failure");
       spawn(*request.home, [](IoRequest& failed) -> Task<void> {
         failed.on_done(failed);

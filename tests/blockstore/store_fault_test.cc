@@ -82,6 +82,32 @@ TEST_F(StoreFaultTest, I10_AFailedDataSyncMakesTheStoreReadOnlyForGood) {
   EXPECT_EQ(got[0], std::byte{'x'});
   EXPECT_NE(runtime_.sync_wait(store_->pool())->warning.find("voltree check"), std::string::npos);
   EXPECT_FALSE(runtime_.sync_wait(store_->close()).ok());
+  store_.reset();
+  // Whoever opens the store next is told, until a check has read all of it.
+  auto opened = runtime_.sync_wait(Store::open(runtime_, "/store", {.background_work = false}));
+  ASSERT_TRUE(opened.ok()) << opened.status().message();
+  EXPECT_NE(runtime_.sync_wait((*opened)->pool())->warning.find("check --data"), std::string::npos);
+  EXPECT_TRUE(runtime_.sync_wait((*opened)->check({.data = true, .progress = {}}))->sound());
+  EXPECT_TRUE(runtime_.sync_wait((*opened)->close()).ok());
+  opened = runtime_.sync_wait(Store::open(runtime_, "/store", {.background_work = false}));
+  EXPECT_EQ(runtime_.sync_wait((*opened)->pool())->warning, "");
+  EXPECT_TRUE(runtime_.sync_wait((*opened)->close()).ok());
+}
+
+TEST_F(StoreFaultTest, I1_NoRowSaysPresentBeforeTheDataIsDurable) {
+  ASSERT_TRUE(write('x').ok());
+  runtime_.faults().fail_data_sync = true;  // the catalog could commit; it must not be asked to
+  EXPECT_EQ(runtime_.sync_wait(device_->flush()).code(), Code::kIoError);
+  runtime_.faults().fail_data_sync = false;
+  device_.reset();
+  store_.reset();
+  world_.reboot();
+  auto opened = runtime_.sync_wait(Store::open(runtime_, "/store", {.background_work = false}));
+  ASSERT_TRUE(opened.ok()) << opened.status().message();
+  store_ = std::move(*opened);
+  device_ = *runtime_.sync_wait(store_->open_device("a"));
+  EXPECT_EQ(device_->referenced_bytes(), 0u);
+  EXPECT_TRUE(runtime_.sync_wait(store_->close()).ok());
 }
 
 TEST_F(StoreFaultTest, I10_AFailedCatalogCommitMakesTheStoreReadOnly) {

@@ -1,4 +1,6 @@
 // voltree: one program for everything that is done to a store.
+#include <sys/resource.h>
+
 #include <clocale>
 #include <cstdio>
 
@@ -40,10 +42,19 @@ int report(const Status& status) {
   return status.exit_code();
 }
 
+// A deep history has many layers, and each that is read holds descriptors: take what the host allows.
+void raise_descriptor_limit() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  (void)::setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   std::setlocale(LC_ALL, "");
+  raise_descriptor_limit();
   CLI::App app("Copy-on-write block volumes in a directory", "voltree");
   app.require_subcommand(1);
   app.footer(kFooter);
