@@ -47,11 +47,14 @@ class StoreFaultTest : public ::testing::Test {
  protected:
   void SetUp() override {
     ASSERT_TRUE(Store::create(runtime_, "/store", {}).ok());
+    open();
+    ASSERT_TRUE(runtime_.sync_wait(store_->create_volume("a", 1 << 20, {})).ok());
+    device_ = *runtime_.sync_wait(store_->open_device("a"));
+  }
+  void open() {
     auto opened = runtime_.sync_wait(Store::open(runtime_, "/store", {.background_work = false}));
     ASSERT_TRUE(opened.ok()) << opened.status().message();
     store_ = std::move(*opened);
-    ASSERT_TRUE(runtime_.sync_wait(store_->create_volume("a", 1 << 20, {})).ok());
-    device_ = *runtime_.sync_wait(store_->open_device("a"));
   }
   Status write(char what) {
     return runtime_.sync_wait(
@@ -84,14 +87,14 @@ TEST_F(StoreFaultTest, I10_AFailedDataSyncMakesTheStoreReadOnlyForGood) {
   EXPECT_FALSE(runtime_.sync_wait(store_->close()).ok());
   store_.reset();
   // Whoever opens the store next is told, until a check has read all of it.
-  auto opened = runtime_.sync_wait(Store::open(runtime_, "/store", {.background_work = false}));
-  ASSERT_TRUE(opened.ok()) << opened.status().message();
-  EXPECT_NE(runtime_.sync_wait((*opened)->pool())->warning.find("check --data"), std::string::npos);
-  EXPECT_TRUE(runtime_.sync_wait((*opened)->check({.data = true, .progress = {}}))->sound());
-  EXPECT_TRUE(runtime_.sync_wait((*opened)->close()).ok());
-  opened = runtime_.sync_wait(Store::open(runtime_, "/store", {.background_work = false}));
-  EXPECT_EQ(runtime_.sync_wait((*opened)->pool())->warning, "");
-  EXPECT_TRUE(runtime_.sync_wait((*opened)->close()).ok());
+  open();
+  EXPECT_NE(runtime_.sync_wait(store_->pool())->warning.find("check --data"), std::string::npos);
+  EXPECT_TRUE(runtime_.sync_wait(store_->check({.data = true, .progress = {}}))->sound());
+  EXPECT_TRUE(runtime_.sync_wait(store_->close()).ok());
+  store_.reset();
+  open();
+  EXPECT_EQ(runtime_.sync_wait(store_->pool())->warning, "");
+  EXPECT_TRUE(runtime_.sync_wait(store_->close()).ok());
 }
 
 TEST_F(StoreFaultTest, I1_NoRowSaysPresentBeforeTheDataIsDurable) {
@@ -102,9 +105,7 @@ TEST_F(StoreFaultTest, I1_NoRowSaysPresentBeforeTheDataIsDurable) {
   device_.reset();
   store_.reset();
   world_.reboot();
-  auto opened = runtime_.sync_wait(Store::open(runtime_, "/store", {.background_work = false}));
-  ASSERT_TRUE(opened.ok()) << opened.status().message();
-  store_ = std::move(*opened);
+  open();
   device_ = *runtime_.sync_wait(store_->open_device("a"));
   EXPECT_EQ(device_->referenced_bytes(), 0u);
   EXPECT_TRUE(runtime_.sync_wait(store_->close()).ok());
