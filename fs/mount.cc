@@ -29,9 +29,6 @@ namespace {
 // many at a time; libfuse's default of 12 starves a loop device.
 constexpr unsigned kMaxBackground = 256;
 constexpr std::size_t kBufferLimit = 256;
-// Outstanding reads of the device on each reading executor: several requests are taken in one turn
-// of the ring.
-constexpr std::size_t kReadsAtOnce = 4;
 
 void on_init(void*, fuse_conn_info* conn) {
   conn->max_write = kTransferBytes;
@@ -179,10 +176,8 @@ Status Mount::Session::start() {
   loop_ = std::make_unique<RequestLoop>(runtime_, fuse_, fd_, frontend_.buffers);
   const std::size_t executors =
       std::clamp<std::size_t>(options_.reader_executors, 1, runtime_.executor_count());
-  loops_running_ = executors * kReadsAtOnce;
-  for (std::size_t i = 0; i < loops_running_; ++i) {
-    spawn(runtime_.executor(i % executors), serve());
-  }
+  loops_running_ = executors;
+  for (std::size_t i = 0; i < executors; ++i) spawn(runtime_.executor(i), serve());
   return {};
 }
 

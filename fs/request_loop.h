@@ -15,11 +15,10 @@ class RequestLoop {
   RequestLoop(Runtime& runtime, fuse_session* session, int fd, BufferPool& buffers)
       : runtime_(runtime), session_(session), fd_(fd), buffers_(buffers) {}
 
-  // Serves until the file system is unmounted (ended() is true then) or stop() is called. Several
-  // may run at once, on one executor or on many.
+  // Serves until the file system is unmounted (ended() is true then) or stop() is called. One may
+  // run on each of several executors; the descriptor must be non-blocking.
   Task<void> run();
-  // run() returns when the read it waits for is cancelled (Runtime::cancel_fd), and starts no
-  // other.
+  // run() returns when what it waits for is cancelled (Runtime::cancel_fd), and waits no more.
   void stop() { stopping_.store(true); }
   bool ended() const { return ended_.load(); }
 
