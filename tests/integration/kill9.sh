@@ -9,9 +9,9 @@ writer=$(realpath "$2")
 rounds=${3:-6}
 need_fuse
 
-fork_meanwhile() { # until the daemon is gone
+fork_meanwhile() { # until it is told to stop
   local i=0
-  while "$voltree" snapshot "v@r$1-$i" && sleep 0.$((RANDOM % 4 + 1)); do
+  while [[ ! -e $work/stop ]] && "$voltree" snapshot "v@r$1-$i" && sleep 0.$((RANDOM % 4 + 1)); do
     ((i % 2)) && { "$voltree" delete "v@r$1-$((i - 1))" || return 0; }
     i=$((i + 1))
   done >/dev/null 2>&1
@@ -29,7 +29,10 @@ for ((round = 1; round <= rounds; round++)); do
   sleep "$((RANDOM % 3)).$((RANDOM % 9 + 1))"
   kill_daemon
   wait "$load" || fail "the writer failed: $(cat "$work/writes")"
-  end_process "$forks"
+  # A command whose daemon died opens the store itself: it must have ended before the next daemon starts.
+  touch "$work/stop"
+  wait "$forks" || true
+  rm "$work/stop"
   background=()
   start_daemon
   checks=$((checks + 1))
