@@ -5,9 +5,12 @@
 
 #include <condition_variable>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <string>
+#include <unordered_map>
 #include <utility>
+#include <vector>
 
 #include "blockstore/runtime/io.h"
 #include "blockstore/store.h"
@@ -21,6 +24,30 @@ struct fuse_req;
 
 namespace voltree {
 
+// What readdir goes through: each open folder keeps the entries that it had when it was opened.
+class OpenFolders {
+ public:
+  using Entries = std::vector<Tree::Entry>;
+  // The value for fuse_file_info::fh.
+  std::uint64_t add(Entries entries) {
+    auto kept = std::make_unique<const Entries>(std::move(entries));
+    const auto fh = reinterpret_cast<std::uint64_t>(kept.get());
+    std::lock_guard lock(mutex_);
+    open_.emplace(fh, std::move(kept));
+    return fh;
+  }
+  static const Entries& entries(std::uint64_t fh) { return *reinterpret_cast<const Entries*>(fh); }
+  void remove(std::uint64_t fh) {
+    std::lock_guard lock(mutex_);
+    open_.erase(fh);
+  }
+
+ private:
+  std::mutex mutex_;
+  // The kernel releases nothing when a connection is aborted: what is left ends with this.
+  std::unordered_map<std::uint64_t, std::unique_ptr<const Entries>> open_;
+};
+
 class Frontend {
  public:
   Frontend(Runtime& on, Store& of, TreeOwner owner, std::size_t buffer_limit)
@@ -30,6 +57,7 @@ class Frontend {
   Store& store;
   Tree tree;
   OpenFiles open_files;
+  OpenFolders open_folders;
   Grower grower;
   BufferPool buffers;
 

@@ -133,27 +133,23 @@ Task<void> setattr(Frontend& fs, fuse_req_t request, fuse_ino_t ino, AttributeCh
 
 // --- Folders
 
-struct OpenFolder {
-  std::vector<Tree::Entry> entries;
-};
-
 Task<void> opendir(Frontend& fs, fuse_req_t request, fuse_ino_t ino, fuse_file_info info) {
   Result<std::vector<Tree::Entry>> entries = co_await fs.tree.entries(ino);
   if (!entries.ok()) {
     fuse_reply_err(request, errno_of(entries.status()));
     co_return;
   }
-  auto* folder = new OpenFolder{std::move(*entries)};
-  info.fh = reinterpret_cast<std::uint64_t>(folder);
-  if (fuse_reply_open(request, &info) != 0) delete folder;
+  info.fh = fs.open_folders.add(std::move(*entries));
+  // A failed reply means that the opener is gone: no release will follow.
+  if (fuse_reply_open(request, &info) != 0) fs.open_folders.remove(info.fh);
 }
 
-void reply_entries(fuse_req_t request, const OpenFolder& folder, std::size_t first,
+void reply_entries(fuse_req_t request, const OpenFolders::Entries& entries, std::size_t first,
                    std::size_t limit) {
   std::vector<char> out(limit);
   std::size_t used = 0;
-  for (std::size_t i = first; i < folder.entries.size(); ++i) {
-    const Tree::Entry& entry = folder.entries[i];
+  for (std::size_t i = first; i < entries.size(); ++i) {
+    const Tree::Entry& entry = entries[i];
     struct stat attributes {};
     attributes.st_ino = entry.ino;
     attributes.st_mode = entry.type;
@@ -264,12 +260,11 @@ void on_opendir(fuse_req_t request, fuse_ino_t ino, fuse_file_info* info) {
 }
 
 void on_readdir(fuse_req_t request, fuse_ino_t, size_t size, off_t offset, fuse_file_info* info) {
-  reply_entries(request, *reinterpret_cast<OpenFolder*>(info->fh), static_cast<std::size_t>(offset),
-                size);
+  reply_entries(request, OpenFolders::entries(info->fh), static_cast<std::size_t>(offset), size);
 }
 
 void on_releasedir(fuse_req_t request, fuse_ino_t, fuse_file_info* info) {
-  delete reinterpret_cast<OpenFolder*>(info->fh);
+  frontend_of(request).open_folders.remove(info->fh);
   fuse_reply_err(request, 0);
 }
 

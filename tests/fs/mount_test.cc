@@ -78,6 +78,18 @@ TEST_F(LifeTest, StopsUnderLoad) {
   for (std::thread& thread : threads) thread.join();
 }
 
+TEST_F(LifeTest, KilledProcessesDisturbNobody) {
+  make_volume("a", 64 * kMiB);
+  for (int round = 0; round < 5; ++round) {
+    ASSERT_EQ(sh("timeout -s KILL 0.1 sh -c 'while :; do dd if=/dev/zero of=" + volume("a") +
+                 " bs=1M count=64 conv=notrunc status=none & dd if=" + volume("a") +
+                 " of=/dev/null bs=1M iflag=direct status=none; wait; done'"),
+              137);
+    write_at(volume("a"), 0, Bytes(8192, 1));
+    EXPECT_EQ(size_of(volume("a")), 64 * kMiB);
+  }
+}
+
 TEST_F(LifeTest, UnmountedFromOutside) {
   make_volume("a", kMiB);
   EXPECT_EQ(size_of(volume("a")), kMiB);
