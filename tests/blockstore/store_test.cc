@@ -291,6 +291,20 @@ TEST_F(StoreTest, I8_ErasedMeansGoneAndCertified) {
   EXPECT_NE(texts[0].find("\"verified_bytes\":524288"), std::string::npos) << texts[0];
 }
 
+TEST_F(StoreTest, I8_ALayerIsOverwrittenBeforeItIsUnlinked) {
+  create("a", kMiB);
+  fill("a", 0, kMiB, 'x');
+  const auto inode = *world_.find("/store/layers/01/00000001");  // what a disk would still hold
+  remove("a");
+  ok(store_->wait_erased(0));
+  EXPECT_FALSE(world_.find("/store/layers/01/00000001").ok());
+  Bytes left(kMiB);
+  inode->read(left, 0);
+  EXPECT_EQ(left, Bytes(kMiB));
+  const auto texts = runtime_->sync_wait(store_->certificates(0, 10));
+  EXPECT_NE(texts->at(0).find("\"verified_bytes\":1048576"), std::string::npos) << texts->at(0);
+}
+
 TEST_F(StoreTest, I8_TheQueueResumesAfterTheDaemonDied) {
   create("a", kMiB);
   fill("a", 0, kMiB, 'x');
