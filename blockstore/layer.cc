@@ -99,8 +99,9 @@ Status Layer::open_files() {
     return error(Code::kDamaged, "layer file {} is {} bytes long, but must have {}", path, length,
                  wanted);
   }
+  sums_reserve_bytes_ = reserve_bytes(size_bytes());
   VT_ASSIGN_OR_RETURN(sums_, fs.map(sum_path(store_directory_, id_), sum_file_bytes(size_bytes()),
-                                    reserve_bytes(size_bytes())));
+                                    sums_reserve_bytes_));
   return {};
 }
 
@@ -115,7 +116,7 @@ Task<Status> Layer::ensure_open() {
 
 Result<bool> Layer::grow(std::uint64_t size_bytes) {
   if (size_bytes <= this->size_bytes()) return true;
-  if (sum_file_bytes(size_bytes) > reserve_bytes(this->size_bytes())) return false;
+  if (sum_file_bytes(size_bytes) > sums_reserve_bytes_) return false;
   VT_RETURN_IF_ERROR(cached_file_->truncate(blocks_of_bytes(size_bytes) * kBlockBytes));
   VT_RETURN_IF_ERROR(sums_->grow(sum_file_bytes(size_bytes)));
   size_bytes_.store(size_bytes, std::memory_order_release);

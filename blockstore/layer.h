@@ -91,6 +91,7 @@ class Layer {
   std::unique_ptr<File> direct_file_;
   std::unique_ptr<File> cached_file_;
   std::unique_ptr<MappedFile> sums_;
+  std::uint64_t sums_reserve_bytes_ = 0;  // of address space, since it was opened
 };
 
 // Every layer of the store, by id. Thread-safe.

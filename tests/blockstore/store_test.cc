@@ -148,6 +148,16 @@ TEST_F(StoreTest, ShrinkThenGrowReadsZeros) {
   EXPECT_EQ(at("a@s", 0, kMiB), 'x');
 }
 
+TEST_F(StoreTest, AVolumeGrowsAgainAndAgainBeyondWhatItsLayerReserved) {
+  create("a", kMiB);
+  for (std::uint64_t size = kMiB; size < (std::uint64_t{1} << 42); size *= 7) {
+    ok(store_->resize("a", size, false));
+    fill("a", size - kBlockBytes, kBlockBytes, 'x');
+    EXPECT_EQ(at("a", size - kBlockBytes), 'x');
+  }
+  EXPECT_GT(pool().layers, 1u);
+}
+
 TEST_F(StoreTest, DiffNamesWhatDiffers) {
   create("a", kMiB);
   fill("a", 0, kMiB, 'x');
