@@ -164,23 +164,23 @@ void reply_entries(fuse_req_t request, const OpenFolders::Entries& entries, std:
 
 // --- Making, removing, renaming
 
-Task<void> mknod(Frontend& fs, fuse_req_t request, fuse_ino_t parent, std::string name,
-                 mode_t mode) {
-  Status status;
-  if (!S_ISREG(mode)) {
-    status = error(Code::kPermission, "only regular files");
-  } else if (parent == kVolumesIno) {
-    status = co_await fs.store.create_volume(name, kSectorBytes, std::nullopt);
+Task<Result<Place>> make_file(Frontend& fs, fuse_ino_t parent, std::string name, mode_t mode) {
+  if (!S_ISREG(mode)) co_return error(Code::kPermission, "only regular files");
+  if (parent == kVolumesIno) {
+    VT_CO_RETURN_IF_ERROR(co_await fs.store.create_volume(name, kSectorBytes, std::nullopt));
   } else {
     const Result<Place> folder = co_await fs.tree.find(parent);
-    if (folder.ok() && folder->kind == PlaceKind::kFolder) {
-      status = co_await fs.store.snapshot(folder->folder, name);
-    } else {
-      status = error(Code::kPermission, "nothing can be made here");
+    if (!folder.ok() || folder->kind != PlaceKind::kFolder) {
+      co_return error(Code::kPermission, "nothing can be made here");
     }
+    VT_CO_RETURN_IF_ERROR(co_await fs.store.snapshot(folder->folder, name));
   }
-  Result<Place> place = status;
-  if (status.ok()) place = co_await fs.tree.find_child(parent, name);
+  co_return co_await fs.tree.find_child(parent, std::move(name));
+}
+
+Task<void> mknod(Frontend& fs, fuse_req_t request, fuse_ino_t parent, std::string name,
+                 mode_t mode) {
+  Result<Place> place = co_await make_file(fs, parent, std::move(name), mode);
   if (!place.ok()) {
     // EPERM, not EACCES: no mode or owner would allow it.
     const bool forbidden = place.status().code() == Code::kPermission;

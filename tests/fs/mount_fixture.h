@@ -4,7 +4,9 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <signal.h>
 #include <stdlib.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -14,6 +16,7 @@
 #include <cstring>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
@@ -73,6 +76,38 @@ class Bytes {
   std::unique_ptr<char, Free> data_;
 };
 
+extern "C" void __sanitizer_set_death_callback(void (*callback)()) __attribute__((weak));
+
+// The test is client and server of its mount in one process: when it dies, its thread waits for an
+// answer that nobody will give, and the kernel waits for the thread. Breaking the connection first
+// makes a crash a crash and not a hang.
+class BreakMountOnCrash {
+ public:
+  explicit BreakMountOnCrash(const std::string& mountpoint) {
+    ::strncpy(mountpoint_, mountpoint.c_str(), sizeof(mountpoint_) - 1);
+    if (__sanitizer_set_death_callback) {
+      __sanitizer_set_death_callback(&break_mount);
+      ::signal(SIGABRT, &on_signal);
+      return;
+    }
+    for (const int crash : {SIGABRT, SIGSEGV, SIGBUS, SIGILL, SIGFPE}) ::signal(crash, &on_signal);
+  }
+  BreakMountOnCrash(const BreakMountOnCrash&) = delete;
+  BreakMountOnCrash& operator=(const BreakMountOnCrash&) = delete;
+  ~BreakMountOnCrash() { mountpoint_[0] = 0; }
+
+ private:
+  static void break_mount() {
+    if (mountpoint_[0] != 0) ::umount2(mountpoint_, MNT_FORCE);
+  }
+  static void on_signal(int number) {
+    break_mount();
+    ::signal(number, SIG_DFL);
+    ::raise(number);
+  }
+  inline static char mountpoint_[4096] = {};
+};
+
 class MountTest : public ::testing::Test {
  protected:
   void SetUp() override {
@@ -85,6 +120,7 @@ class MountTest : public ::testing::Test {
     directory_ = folder;
     std::filesystem::create_directory(mountpoint());
     open_store();
+    break_on_crash_.emplace(mountpoint());
     start_mount();
   }
 
@@ -194,6 +230,7 @@ class MountTest : public ::testing::Test {
   std::unique_ptr<Runtime> runtime_;
   std::unique_ptr<Store> store_;
   std::unique_ptr<Mount> mount_;
+  std::optional<BreakMountOnCrash> break_on_crash_;
 };
 
 }  // namespace voltree
