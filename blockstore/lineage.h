@@ -21,8 +21,8 @@ namespace voltree {
 // What a change of the tree does, for the catalog and the eraser.
 struct LineagePlan {
   std::vector<NodeId> removed_nodes;
-  std::vector<NodeId> changed_nodes;       // kind or parent differ
-  std::map<LayerId, NodeId> moved_layers;  // new owner
+  std::vector<NodeId> changed_nodes;               // kind or parent differ
+  std::map<LayerId, NodeId> moved_layers;          // new owner
   std::map<LayerId, std::uint64_t> erased_layers;  // wholly invisible now: their blocks of data
   std::map<LayerId, ExtentMap>
       erased_ranges;  // value 1: data blocks of living layers that nobody sees

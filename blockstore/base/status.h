@@ -5,6 +5,8 @@
 // transport that must answer one, from_errno for a system call that gave one).
 #pragma once
 
+#include <fmt/format.h>
+
 #include <cassert>
 #include <cstdint>
 #include <memory>
@@ -12,8 +14,6 @@
 #include <string>
 #include <string_view>
 #include <utility>
-
-#include <fmt/format.h>
 
 namespace voltree {
 
@@ -76,7 +76,7 @@ Status error(Code code, fmt::format_string<Args...> format, Args&&... args) {
 template <typename T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : value_(std::move(value)) {}  // NOLINT(google-explicit-constructor)
+  Result(T value) : value_(std::move(value)) {}         // NOLINT(google-explicit-constructor)
   Result(Status status) : status_(std::move(status)) {  // NOLINT(google-explicit-constructor)
     assert(!status_.ok());
   }
@@ -110,21 +110,25 @@ class [[nodiscard]] Result {
 #define VT_CONCAT_INNER(a, b) a##b
 #define VT_CONCAT(a, b) VT_CONCAT_INNER(a, b)
 
-// Leaves the function with the Status of `expr` when that is not OK. The CO_ forms are for coroutines.
-// (A counter names the temporary, so that one use may stand in a lambda within another.)
+// Leaves the function with the Status of `expr` when that is not OK. The CO_ forms are for
+// coroutines. (A counter names the temporary, so that one use may stand in a lambda within
+// another.)
 #define VT_RETURN_IF_ERROR(expr) VT_LEAVE_IF_ERROR(expr, return, VT_CONCAT(vt_status_, __COUNTER__))
 #define VT_CO_RETURN_IF_ERROR(expr) \
   VT_LEAVE_IF_ERROR(expr, co_return, VT_CONCAT(vt_status_, __COUNTER__))
+// NOLINTBEGIN(bugprone-macro-parentheses): these arguments are a keyword and names
 #define VT_LEAVE_IF_ERROR(expr, leave, tmp)                   \
   do {                                                        \
     if (::voltree::Status tmp = (expr); !tmp.ok()) leave tmp; \
   } while (false)
 
 // Declares `lhs` from a Result, or leaves the function with its Status.
-#define VT_ASSIGN_OR_RETURN(lhs, expr) VT_ASSIGN_IMPL(lhs, expr, return, VT_CONCAT(vt_res_, __COUNTER__))
+#define VT_ASSIGN_OR_RETURN(lhs, expr) \
+  VT_ASSIGN_IMPL(lhs, expr, return, VT_CONCAT(vt_res_, __COUNTER__))
 #define VT_CO_ASSIGN_OR_RETURN(lhs, expr) \
   VT_ASSIGN_IMPL(lhs, expr, co_return, VT_CONCAT(vt_res_, __COUNTER__))
 #define VT_ASSIGN_IMPL(lhs, expr, leave, tmp) \
   auto tmp = (expr);                          \
   if (!tmp.ok()) leave tmp.status();          \
   lhs = std::move(tmp).value()
+// NOLINTEND(bugprone-macro-parentheses)

@@ -45,8 +45,9 @@ std::string format_size(std::uint64_t bytes);
 // kInvalid unless 1 <= size, a multiple of 512.
 Status check_volume_size(std::uint64_t size_bytes);
 
-// kInvalid unless `name` is 1..255 bytes of valid UTF-8 without '/', '@', control characters, and is neither "."
-// nor ".." nor starts with '-'. The message quotes the name safely (control bytes escaped).
+// kInvalid unless `name` is 1..255 bytes of valid UTF-8 without '/', '@', control characters, and
+// is neither "." nor ".." nor starts with '-'. The message quotes the name safely (control bytes
+// escaped).
 Status check_name(std::string_view name);
 
 // `text` in quotes, with control characters and bytes that are not UTF-8 escaped: safe to print.

@@ -6,7 +6,8 @@
 //
 // Two kinds of call:
 //  - Data operations on a File are awaitable and never block the calling thread.
-//  - Metadata operations (open, unlink, truncate, list, map, ...) are synchronous and may block: call
+//  - Metadata operations (open, unlink, truncate, list, map, ...) are synchronous and may block:
+//  call
 //    them from Runtime::run_blocking, or before the store is serving.
 #pragma once
 
@@ -86,8 +87,8 @@ class File {
     return IoAwaiter({IoKind::kRead, this, out.data(), offset_bytes, out.size(), {}});
   }
   IoAwaiter write(std::span<const std::byte> data, std::uint64_t offset_bytes) {
-    return IoAwaiter({IoKind::kWrite, this, const_cast<std::byte*>(data.data()), offset_bytes,
-                      data.size(), {}});
+    return IoAwaiter(
+        {IoKind::kWrite, this, const_cast<std::byte*>(data.data()), offset_bytes, data.size(), {}});
   }
   // fdatasync. A failure is final for the file (I10): never call it again after one.
   IoAwaiter sync_data() { return IoAwaiter({IoKind::kSyncData, this, nullptr, 0, 0, {}}); }
@@ -112,7 +113,8 @@ class File {
   virtual Status allocate_sync(std::uint64_t offset_bytes, std::uint64_t length_bytes) = 0;
   // Bytes of space that the host has given the file (st_blocks * 512).
   virtual Result<std::uint64_t> allocated_bytes() = 0;
-  // The first byte of data / of a hole at or after `offset_bytes`; the file's size when there is none.
+  // The first byte of data / of a hole at or after `offset_bytes`; the file's size when there is
+  // none.
   virtual Result<std::uint64_t> seek_data(std::uint64_t offset_bytes) = 0;
   virtual Result<std::uint64_t> seek_hole(std::uint64_t offset_bytes) = 0;
   // Waits until direct writes of a process that died with this file open have landed or vanished.
@@ -126,23 +128,25 @@ class MappedFile {
   virtual ~MappedFile() = default;
   virtual std::byte* data() = 0;
   virtual std::uint64_t size_bytes() const = 0;
-  // True when touching the range reads no disk: its pages are in memory. With `for_write` also: its space is
-  // known to be reserved, so that storing to it cannot fail for want of space (populate_sync makes it so).
-  // Cheap (one system call at most).
+  // True when touching the range reads no disk: its pages are in memory. With `for_write` also: its
+  // space is known to be reserved, so that storing to it cannot fail for want of space
+  // (populate_sync makes it so). Cheap (one system call at most).
   virtual bool resident(std::uint64_t offset_bytes, std::uint64_t length_bytes, bool for_write) = 0;
-  // Brings the range into memory, ready to be written to: space is reserved first when `for_write`, so that a
-  // full host is a kNoSpace here and never a SIGBUS later. May block: see populate().
+  // Brings the range into memory, ready to be written to: space is reserved first when `for_write`,
+  // so that a full host is a kNoSpace here and never a SIGBUS later. May block: see populate().
   virtual Status populate_sync(std::uint64_t offset_bytes, std::uint64_t length_bytes,
                                bool for_write) = 0;
   // msync: what was stored before the call is durable after it. May block.
   virtual Status sync_sync(std::uint64_t offset_bytes, std::uint64_t length_bytes) = 0;
   // Zeros the range and gives its space back (whole pages; the edges are zeroed). May block.
   virtual Status punch_sync(std::uint64_t offset_bytes, std::uint64_t length_bytes) = 0;
-  // As File::seek_data: where the first page that was ever written is. The host may answer with more data than
-  // there is (reserved pages near a written one, which read as zeros), never with less.
+  // As File::seek_data: where the first page that was ever written is. The host may answer with
+  // more data than there is (reserved pages near a written one, which read as zeros), never with
+  // less.
   virtual Result<std::uint64_t> seek_data(std::uint64_t offset_bytes) = 0;
   virtual Result<std::uint64_t> seek_hole(std::uint64_t offset_bytes) = 0;
-  // Grows the file and what is mapped of it (the address may stay; the reserved range is `reserve_bytes` at open).
+  // Grows the file and what is mapped of it (the address may stay; the reserved range is
+  // `reserve_bytes` at open).
   virtual Status grow(std::uint64_t size_bytes) = 0;
 };
 
@@ -150,7 +154,7 @@ struct OpenMode {
   bool create = false;     // make it when absent
   bool exclusive = false;  // with create: fail with kExists when present
   bool writable = true;
-  bool direct = false;     // past the page cache where the host can; silently cached where it cannot
+  bool direct = false;  // past the page cache where the host can; silently cached where it cannot
 };
 
 struct FsInfo {
@@ -169,7 +173,8 @@ class FileSystem {
   // Whether the paths are the kernel's, so that other processes can meet us there.
   virtual bool on_host() const { return true; }
   virtual Result<std::unique_ptr<File>> open(const std::string& path, OpenMode mode) = 0;
-  // Opens (making it if absent) and maps `path`, at least `size_bytes` long; the mapping can grow to `reserve_bytes`.
+  // Opens (making it if absent) and maps `path`, at least `size_bytes` long; the mapping can grow
+  // to `reserve_bytes`.
   virtual Result<std::unique_ptr<MappedFile>> map(const std::string& path, std::uint64_t size_bytes,
                                                   std::uint64_t reserve_bytes) = 0;
   virtual Result<bool> exists(const std::string& path) = 0;
@@ -187,9 +192,9 @@ struct FdRequest;  // fd_io.h
 // Threads, time and chance.
 class Runtime {
  public:
-  // Stops the threads: what is queued or has been handed to the kernel is finished first, requests on
-  // descriptors are cancelled, timers are dropped. Files and strands must be gone by then, and so should
-  // coroutines: the frame of one that is still suspended is never freed.
+  // Stops the threads: what is queued or has been handed to the kernel is finished first, requests
+  // on descriptors are cancelled, timers are dropped. Files and strands must be gone by then, and
+  // so should coroutines: the frame of one that is still suspended is never freed.
   virtual ~Runtime() = default;
   virtual FileSystem& fs() = 0;
   // Executors that run coroutines; at least one. Index 0 is where background work goes.
@@ -209,15 +214,15 @@ class Runtime {
   virtual void submit_timer(std::chrono::nanoseconds delay, Executor* home,
                             std::coroutine_handle<> handle) = 0;
 
-  // Reads, writes or polls a descriptor that is not one of our files (the FUSE device, a socket): see
-  // fd_io.h, whose awaitables are the way to call this.
+  // Reads, writes or polls a descriptor that is not one of our files (the FUSE device, a socket):
+  // see fd_io.h, whose awaitables are the way to call this.
   virtual void submit_fd(FdRequest& request) = 0;
-  // Ends every FdRequest on `fd` that was submitted before this call with -ECANCELED, unless it has its
-  // result already. Does not wait for them. Thread-safe. Call it before closing `fd`.
+  // Ends every FdRequest on `fd` that was submitted before this call with -ECANCELED, unless it has
+  // its result already. Does not wait for them. Thread-safe. Call it before closing `fd`.
   virtual void cancel_fd(int fd) = 0;
 
-  // A strand: jobs run one at a time, in the order they were posted, where they may block. Destroying it
-  // finishes what was posted. The catalog lives on one.
+  // A strand: jobs run one at a time, in the order they were posted, where they may block.
+  // Destroying it finishes what was posted. The catalog lives on one.
   class Strand {
    public:
     virtual ~Strand() = default;
@@ -225,8 +230,9 @@ class Runtime {
   };
   virtual std::unique_ptr<Strand> make_strand(const std::string& thread_name) = 0;
 
-  // Runs `task` on executor(0) and blocks this foreign thread until it ends. In the simulator it runs the
-  // whole world until then. Never call it from an executor. (sync_wait below adds the result.)
+  // Runs `task` on executor(0) and blocks this foreign thread until it ends. In the simulator it
+  // runs the whole world until then. Never call it from an executor. (sync_wait below adds the
+  // result.)
   virtual void run_until_done(Task<void> task) = 0;
 
   // co_await run_blocking([&] { ...; return value; }): the value of `work`, run off the executor.
@@ -264,13 +270,13 @@ Task<std::invoke_result_t<F>> Runtime::run_blocking(F work) {
 }
 
 struct RuntimeOptions {
-  std::size_t executors = 0;     // 0: one a core, at most 4
+  std::size_t executors = 0;  // 0: one a core, at most 4
   std::size_t ring_entries = 512;
-  bool force_pool = false;       // the pread/pwrite pool even where io_uring works
+  bool force_pool = false;  // the pread/pwrite pool even where io_uring works
 };
 
-// The runtime of this host: io_uring reactors, or the pool where the kernel refuses io_uring. The threads are marked
-// PR_SET_IO_FLUSHER where the process may (a loop device may sit on our files).
+// The runtime of this host: io_uring reactors, or the pool where the kernel refuses io_uring. The
+// threads are marked PR_SET_IO_FLUSHER where the process may (a loop device may sit on our files).
 Result<std::unique_ptr<Runtime>> make_host_runtime(const RuntimeOptions& options);
 
 }  // namespace voltree

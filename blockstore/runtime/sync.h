@@ -89,8 +89,8 @@ class Event {
   std::vector<Waiter> waiters_;
 };
 
-// Exclusive locks on block ranges of one volume. Overlapping requests are served in order of arrival
-// (a later one never overtakes an earlier one it overlaps), disjoint ones at once.
+// Exclusive locks on block ranges of one volume. Overlapping requests are served in order of
+// arrival (a later one never overtakes an earlier one it overlaps), disjoint ones at once.
 class RangeLock {
  public:
   class [[nodiscard]] Guard {
@@ -134,8 +134,8 @@ class RangeLock {
  private:
   struct Entry {
     BlockRange range;
-    Waiter waiter;          // empty handle: holds the lock
-    std::size_t blockers;   // earlier overlapping entries still here
+    Waiter waiter;         // empty handle: holds the lock
+    std::size_t blockers;  // earlier overlapping entries still here
   };
   bool enqueue(BlockRange range, std::coroutine_handle<> handle, std::uint64_t& ticket);
   void unlock(std::uint64_t ticket);

@@ -1,12 +1,14 @@
-// Writes blocks to a volume's file with O_DIRECT and keeps books about what was acknowledged; later tells whether
-// the file holds it.
+// Writes blocks to a volume's file with O_DIRECT and keeps books about what was acknowledged; later
+// tells whether the file holds it.
 //
-//   ack_writer write  FILE BOOKS THREADS SEED   until a write fails (the daemon died) or SIGTERM; prints how many
-//   ack_writer verify FILE BOOKS                exit 0: each block is what the books allow; they then say what it is
+//   ack_writer write  FILE BOOKS THREADS SEED   until a write fails (the daemon died) or SIGTERM;
+//   prints how many ack_writer verify FILE BOOKS                exit 0: each block is what the
+//   books allow; they then say what it is
 //
-// BOOKS is a mapped file with two numbers a block: the last write that was begun and the last that was acknowledged.
-// A block has one writer, which waits for each answer, so a block must hold one of the two. Numbers are unique and
-// rise; an odd one is a punched hole (zeros), 0 is a block never written.
+// BOOKS is a mapped file with two numbers a block: the last write that was begun and the last that
+// was acknowledged. A block has one writer, which waits for each answer, so a block must hold one
+// of the two. Numbers are unique and rise; an odd one is a punched hole (zeros), 0 is a block never
+// written.
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -50,8 +52,7 @@ std::atomic<bool> stopping{false};
 Books open_books(const char* path, std::uint64_t blocks) {
   const int fd = ::open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
   if (fd < 0 || ::ftruncate(fd, static_cast<off_t>(blocks * sizeof(Entry))) != 0) die(path);
-  void* memory =
-      ::mmap(nullptr, blocks * sizeof(Entry), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  void* memory = ::mmap(nullptr, blocks * sizeof(Entry), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
   if (memory == MAP_FAILED) die("mmap");
   ::close(fd);
   return {static_cast<Entry*>(memory), blocks};
@@ -134,8 +135,7 @@ int verify(int fd, Books books) {
     Entry& entry = books.entries[block];
     const std::uint64_t begun = entry.begun.load();
     const std::uint64_t acknowledged = entry.acknowledged.load();
-    const ssize_t got =
-        ::pread(fd, data, kBlockBytes, static_cast<off_t>(block * kBlockBytes));
+    const ssize_t got = ::pread(fd, data, kBlockBytes, static_cast<off_t>(block * kBlockBytes));
     if (acknowledged != 0) ++written;
     if (begun != acknowledged) ++under_way;
     const bool old_one = got == kBlockBytes && holds(data, block, acknowledged);

@@ -278,7 +278,8 @@ class Model {
   }
   void remove() {
     const std::string name = random_name(false);
-    auto removed = runtime_->sync_wait(store_->remove(name, {.erase_policy = {}, .wait = pick(8) == 0, .snapshots = false}));
+    auto removed = runtime_->sync_wait(
+        store_->remove(name, {.erase_policy = {}, .wait = pick(8) == 0, .snapshots = false}));
     EXPECT_TRUE(removed.ok()) << where() << removed.status().message();
     nodes_.erase(name);
   }

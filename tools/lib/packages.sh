@@ -9,10 +9,13 @@ readonly packages_build="build-essential cmake ninja-build pkg-config libfuse3-d
 # shellcheck disable=SC2034
 readonly packages_run="fuse3 e2fsprogs util-linux mount diffutils"
 # shellcheck disable=SC2034
-readonly packages_test="python3 xfsprogs btrfs-progs dosfstools qemu-utils
+readonly packages_test="clang-format python3 xfsprogs btrfs-progs dosfstools qemu-utils
   sqlite3"
 # shellcheck disable=SC2034
 readonly packages_bench="fio"
+# The newest clang-tidy of Debian 12: those before it cannot read coroutines.
+# shellcheck disable=SC2034
+readonly packages_lint="clang-format clang-tidy-16"
 
 missing_packages() { # missing_packages NAME...: those of them that dpkg does not know as installed
   local name

@@ -42,7 +42,8 @@ int report(const Status& status) {
   return status.exit_code();
 }
 
-// A deep history has many layers, and each that is read holds descriptors: take what the host allows.
+// A deep history has many layers, and each that is read holds descriptors: take what the host
+// allows.
 void raise_descriptor_limit() {
   rlimit limit{};
   if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
