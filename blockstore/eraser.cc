@@ -294,15 +294,17 @@ Task<Status> Eraser::pace(std::uint64_t bytes, std::uint64_t rate_bytes) {
 }
 
 std::string Eraser::certificate(const EraseRequestRow& request, std::uint64_t id) const {
+  const bool overwrites =
+      request.policy == ErasePolicy::kZero || request.policy == ErasePolicy::kRandom;
+  const char* verification = "none: the policy does not overwrite";
+  if (overwrites) verification = "read back after fdatasync";
+  if (overwrites && request.erased_bytes == 0) verification = "none: there was nothing to erase";
   return fmt::format(
       R"({{"certificate":{},"what":"{}","policy":"{}","requested_ns":{},"finished_ns":{},)"
       R"("erased_bytes":{},"verified_bytes":{},"items":{},"verification":"{}"}})",
       id, json_escaped(request.what), erase_policy_name(request.policy), request.requested_ns,
       engine_.runtime().wall_now().count(), request.erased_bytes, request.verified_bytes,
-      request.items_done,
-      request.policy == ErasePolicy::kZero || request.policy == ErasePolicy::kRandom
-          ? "read back after fdatasync"
-          : "none: the policy does not overwrite");
+      request.items_done, verification);
 }
 
 // The queue entry goes, and with the last one the certificate comes, in one commit.

@@ -36,6 +36,10 @@ Status bad_size(std::string_view text) {
                quoted(text));
 }
 
+Status not_whole(std::string_view text) {
+  return error(Code::kInvalid, "{} is not a whole number of bytes", quoted(text));
+}
+
 // One UTF-8 sequence at the start of `text`: its length and code point; length 0 when it is not
 // one.
 struct Utf8 {
@@ -81,8 +85,7 @@ Result<std::uint64_t> parse_size(std::string_view text) {
   }
   if (digits == 0) return bad_size(text);
 
-  // Digits behind the 12th say less than a byte even in exbibytes' company: they are checked, not
-  // used.
+  // Enough for every fraction of a tebibyte that is whole bytes; more digits must be zeros.
   constexpr int kFractionDigitsMax = 12;
   Wide fraction = 0;
   Wide fraction_scale = 1;
@@ -92,7 +95,10 @@ Result<std::uint64_t> parse_size(std::string_view text) {
     rest.remove_prefix(1);
     int seen = 0;
     for (; !rest.empty() && is_digit(rest.front()); rest.remove_prefix(1), ++seen) {
-      if (seen >= kFractionDigitsMax) continue;
+      if (seen >= kFractionDigitsMax) {
+        if (rest.front() != '0') return not_whole(text);
+        continue;
+      }
       fraction = fraction * 10 + static_cast<unsigned>(rest.front() - '0');
       fraction_scale *= 10;
     }
@@ -102,6 +108,8 @@ Result<std::uint64_t> parse_size(std::string_view text) {
 
   const std::optional<unsigned> shift = unit_shift(rest);
   if (!shift || (has_fraction && *shift == 0)) return bad_size(text);
+  // Rounding would make a volume of another size than was asked for.
+  if ((fraction << *shift) % fraction_scale != 0) return not_whole(text);
   const Wide bytes = (whole << *shift) + (fraction << *shift) / fraction_scale;
   if (bytes > kSizeMaxBytes) return bad_size(text);
   return static_cast<std::uint64_t>(bytes);

@@ -22,6 +22,7 @@ TEST(ParseSize, TakesBinaryUnitsWithAndWithoutTheI) {
       {"7B", 7},
       {"1.5TiB", kTi * 3 / 2},
       {"0.5k", 512},
+      {"1.50000000000000000000K", 1536},
       {"4.0 GiB", 4 * kGi},
       {"7E", std::uint64_t{7} << 60},
       {"9223372036854775807", std::numeric_limits<std::int64_t>::max()},
@@ -52,6 +53,8 @@ TEST(ParseSize, RefusesTheRest) {
                            "0x10",
                            "9223372036854775808",
                            "8E",
+                           "1.0001K",
+                           "0.0000000000001G",
                            "99999999999999999999999999",
                            "16777216T"}) {
     EXPECT_EQ(parse_size(text).status().code(), Code::kInvalid) << text;
