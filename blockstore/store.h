@@ -46,6 +46,7 @@ struct NodeInfo {
   std::uint32_t depth = 0;  // ancestors
   bool open = false;
   bool attached = false;
+  std::uint64_t connections = 0;  // claimed devices (claim_device)
   std::vector<std::string>
       children;  // names of named descendants directly below (through junctions)
 };
@@ -61,10 +62,26 @@ struct ByteRange {
   std::uint64_t length_bytes = 0;
 };
 
+// A run of bytes about which a question has one answer.
+struct ValueRun {
+  std::uint64_t offset_bytes = 0;
+  std::uint64_t length_bytes = 0;
+  std::uint32_t value = 0;
+};
+
+// An open device that is in use from outside, and which node it is. While the device lives, delete,
+// shrink and revert of the node answer kBusy. Nothing of it is in the catalog: it ends with the
+// process.
+struct ClaimedDevice {
+  std::shared_ptr<BlockDevice> device;
+  NodeInfo node;
+};
+
 struct DeleteOptions {
   std::optional<ErasePolicy> erase_policy;  // unset: the volume's, then the store's
   bool wait = false;                        // return when the bytes are gone
   bool snapshots = false;                   // a volume: its snapshots too
+  bool force = false;                       // though devices are claimed: they answer kGone
 };
 
 struct RevertOptions {
@@ -166,6 +183,18 @@ class Store {
   // --- Data. Heads open read/write, snapshots read-only. While a device is open its node can still
   // be deleted: calls on it then answer kGone. Devices must not outlive the Store.
   Task<Result<std::shared_ptr<BlockDevice>>> open_device(std::string name);
+  // The same, claimed.
+  Task<Result<ClaimedDevice>> claim_device(std::string name);
+  // Both answer from extent maps alone, for [offset, offset + length) clipped to the device, in
+  // order and without gaps; at most `max_runs`, and they may end early. Devices are this store's
+  // own. kGone when one was deleted.
+  //  - 1 where `device` may differ from `base`, 0 where it does not.
+  static Result<std::vector<ValueRun>> changes(const BlockDevice& base, const BlockDevice& device,
+                                               ByteRange range, std::size_t max_runs);
+  //  - How deep the data lies: 0 where there is none, 1 in the node's own layers, 2 in its
+  //    parent's, and so on.
+  Result<std::vector<ValueRun>> depths(const BlockDevice& device, ByteRange range,
+                                       std::size_t max_runs) const;
 
   // --- Attachments: the books of what is in use from outside. They make delete, shrink and revert
   // answer kBusy.

@@ -88,6 +88,16 @@ bool StoreCore::attached(NodeId id) const {
                      [id](const auto& entry) { return entry.second.node == id; });
 }
 
+Status StoreCore::check_unused(NodeId id, bool claims_count) const {
+  if (attached(id)) {
+    return error(Code::kBusy, "{} is attached: detach it first", quoted(name_of(id).str()));
+  }
+  const auto claimed = claims.find(id);
+  if (claimed == claims.end() || !claims_count) return {};
+  return error(Code::kBusy, "{} is in use over NBD ({} connection{}): disconnect it first",
+               quoted(name_of(id).str()), claimed->second, claimed->second == 1 ? "" : "s");
+}
+
 Status StoreCore::check_free_name(const std::string& volume) const {
   VT_RETURN_IF_ERROR(check_name(volume));
   const VolumeRow* taken = find_volume(volume);

@@ -43,7 +43,10 @@ class StoreCore {
   // The name that listings use for what `id` came from: itself when named, else its nearest named
   // ancestor.
   std::string origin_of(NodeId id) const;
-  bool attached(NodeId id) const;
+  NodeInfo info_of(NodeId id) const;  // a node that is there
+  bool attached(NodeId id) const;     // by the books
+  // kBusy, with what to do about it, for what is attached or claimed.
+  Status check_unused(NodeId id, bool claims_count = true) const;
   Status check_free_name(const std::string& volume) const;
   Status check_free_snapshot(const VolumeRow& volume, const std::string& snapshot) const;
 
@@ -120,6 +123,7 @@ class StoreCore {
   std::map<std::pair<VolumeId, std::string>, NodeId> snapshot_names;
   std::map<std::uint64_t, AttachmentRow> attachments;
   std::map<NodeId, std::shared_ptr<Volume>> devices;
+  std::map<NodeId, std::uint64_t> claims;             // how many ClaimedDevices there are
   std::list<std::pair<NodeId, ExtentMap>> map_cache;  // newest first
   std::set<NodeId> saved_maps;
   std::vector<LayerId> fresh_layers;  // made since the running change copied the lineage

@@ -216,9 +216,7 @@ Task<Status> Store::revert(std::string volume_name, std::string snapshot_name,
       const std::lock_guard lock(core.state_mutex);
       VT_CO_ASSIGN_OR_RETURN(const NodeId head, core.resolve(NodeName{volume_name, ""}));
       VT_CO_RETURN_IF_ERROR(core.resolve(NodeName{volume_name, snapshot_name}).status());
-      if (core.attached(head)) {
-        co_return error(Code::kBusy, "volume {} is attached: detach it first", quoted(volume_name));
-      }
+      VT_CO_RETURN_IF_ERROR(core.check_unused(head));
     }
     VT_CO_RETURN_IF_ERROR(co_await snapshot(volume_name, options.keep_as));
   }
@@ -230,9 +228,7 @@ Task<Status> Store::revert(std::string volume_name, std::string snapshot_name,
     const std::lock_guard lock(core.state_mutex);
     VT_CO_ASSIGN_OR_RETURN(head, core.resolve(NodeName{volume_name, ""}));
     VT_CO_ASSIGN_OR_RETURN(snapshot_id, core.resolve(NodeName{volume_name, snapshot_name}));
-    if (core.attached(head)) {
-      co_return error(Code::kBusy, "volume {} is attached: detach it first", quoted(volume_name));
-    }
+    VT_CO_RETURN_IF_ERROR(core.check_unused(head));
   }
   VT_CO_ASSIGN_OR_RETURN(ExtentMap map, co_await core.build_map(snapshot_id));
   const std::shared_ptr<Volume> volume = core.open_volume(head);

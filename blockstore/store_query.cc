@@ -6,33 +6,6 @@
 namespace voltree {
 namespace {
 
-NodeInfo info_of(const StoreCore& core, NodeId id) {
-  const Lineage::Node& node = *core.lineage.find(id);
-  NodeInfo info;
-  info.name = core.name_of(id);
-  info.id = id;
-  info.kind = node.row.kind;
-  info.parent = node.row.parent;
-  info.origin = core.origin_of(node.row.parent);
-  info.size_bytes = node.row.size_bytes;
-  info.created_ns = node.row.created_ns;
-  info.depth = static_cast<std::uint32_t>(core.lineage.ancestry(id).size() - 1);
-  info.open = core.devices.contains(id);
-  info.attached = core.attached(id);
-  std::vector<NodeId> below(node.children);
-  while (!below.empty()) {
-    const Lineage::Node& child = *core.lineage.find(below.back());
-    below.pop_back();
-    if (child.row.kind == NodeKind::kJunction) {
-      below.insert(below.end(), child.children.begin(), child.children.end());
-    } else {
-      info.children.push_back(core.name_of(child.row.id).str());
-    }
-  }
-  std::sort(info.children.begin(), info.children.end());
-  return info;
-}
-
 // The lineage with every index that the deletes of `nodes` look at: exclusive bytes are a delete
 // that is not committed.
 Task<Result<std::uint64_t>> freed_by(StoreCore& core, std::vector<NodeId> nodes) {
@@ -51,10 +24,40 @@ Task<Result<std::uint64_t>> freed_by(StoreCore& core, std::vector<NodeId> nodes)
 
 }  // namespace
 
+NodeInfo StoreCore::info_of(NodeId id) const {
+  const Lineage::Node& node = *lineage.find(id);
+  NodeInfo info;
+  info.name = name_of(id);
+  info.id = id;
+  info.kind = node.row.kind;
+  info.parent = node.row.parent;
+  info.origin = origin_of(node.row.parent);
+  info.size_bytes = node.row.size_bytes;
+  info.created_ns = node.row.created_ns;
+  info.depth = static_cast<std::uint32_t>(lineage.ancestry(id).size() - 1);
+  info.open = devices.contains(id);
+  info.attached = attached(id);
+  if (const auto claimed = claims.find(id); claimed != claims.end()) {
+    info.connections = claimed->second;
+  }
+  std::vector<NodeId> below(node.children);
+  while (!below.empty()) {
+    const Lineage::Node& child = *lineage.find(below.back());
+    below.pop_back();
+    if (child.row.kind == NodeKind::kJunction) {
+      below.insert(below.end(), child.children.begin(), child.children.end());
+    } else {
+      info.children.push_back(name_of(child.row.id).str());
+    }
+  }
+  std::sort(info.children.begin(), info.children.end());
+  return info;
+}
+
 Task<Result<NodeInfo>> Store::info(std::string name) {
   const std::lock_guard lock(core_->state_mutex);
   VT_CO_ASSIGN_OR_RETURN(const NodeId id, core_->resolve(name));
-  co_return info_of(*core_, id);
+  co_return core_->info_of(id);
 }
 
 Task<std::vector<NodeInfo>> Store::list(bool with_junctions) {
@@ -63,7 +66,7 @@ Task<std::vector<NodeInfo>> Store::list(bool with_junctions) {
   const std::lock_guard lock(core.state_mutex);
   for (const auto& entry : core.lineage.nodes()) {
     if (entry.second.row.kind == NodeKind::kJunction && !with_junctions) continue;
-    all.push_back(info_of(core, entry.first));
+    all.push_back(core.info_of(entry.first));
   }
   std::sort(all.begin(), all.end(), [](const NodeInfo& a, const NodeInfo& b) {
     return std::tie(a.name.volume, a.name.snapshot, a.id) <
@@ -210,25 +213,6 @@ bool Store::read_only() const { return core_->engine.read_only(); }
 
 std::uint64_t Store::generation() const {
   return core_->generation.load(std::memory_order_acquire);
-}
-
-Task<Result<std::shared_ptr<BlockDevice>>> Store::open_device(std::string name) {
-  StoreCore& core = *core_;
-  {
-    const std::lock_guard lock(core.state_mutex);
-    VT_CO_ASSIGN_OR_RETURN(const NodeId id, core.resolve(name));
-    const auto open = core.devices.find(id);
-    if (open != core.devices.end()) co_return std::shared_ptr<BlockDevice>(open->second);
-  }
-  const AsyncMutex::Guard guard = co_await core.ops_mutex.lock();
-  NodeId id = kNoNode;
-  {
-    const std::lock_guard lock(core.state_mutex);
-    if (core.closed) co_return error(Code::kCancelled, "the store is closing");
-    VT_CO_ASSIGN_OR_RETURN(id, core.resolve(name));
-  }
-  VT_CO_ASSIGN_OR_RETURN(const std::shared_ptr<Volume> volume, co_await core.open_node(id));
-  co_return std::shared_ptr<BlockDevice>(volume);
 }
 
 // --- Attachments.

@@ -133,10 +133,7 @@ Task<Result<std::uint64_t>> Store::remove(std::string name, DeleteOptions option
         }
       }
       for (const NodeId id : nodes) {
-        if (core.attached(id)) {
-          co_return error(Code::kBusy, "{} is attached: detach it first",
-                          quoted(core.name_of(id).str()));
-        }
+        VT_CO_RETURN_IF_ERROR(core.check_unused(id, !options.force));
       }
     }
     if (nodes.empty()) co_return std::uint64_t{0};
@@ -215,9 +212,7 @@ Task<Status> Store::resize(std::string name, std::uint64_t size_bytes, bool shri
     if (row.kind != NodeKind::kHead) {
       co_return error(Code::kInvalid, "{} is a snapshot: its size is fixed", quoted(name));
     }
-    if (size_bytes < row.size_bytes && core.attached(id)) {
-      co_return error(Code::kBusy, "{} is attached: detach it before it shrinks", quoted(name));
-    }
+    if (size_bytes < row.size_bytes) VT_CO_RETURN_IF_ERROR(core.check_unused(id));
   }
   if (size_bytes == row.size_bytes) co_return Status();
   if (size_bytes > row.size_bytes) co_return co_await core.grow(row.id, size_bytes);
