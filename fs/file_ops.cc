@@ -52,6 +52,7 @@ Task<Result<std::shared_ptr<Handle>>> open_place(Frontend& fs, Place place, int 
   auto handle = std::make_shared<Handle>();
   handle->node = std::move(node);
   handle->writable = place.kind == PlaceKind::kVolume && wants_write(flags);
+  if ((flags & O_DIRECT) == 0) handle->set_cached();
   co_return handle;
 }
 
@@ -110,6 +111,7 @@ Task<Result<std::shared_ptr<Handle>>> create_file(Frontend& fs, fuse_ino_t paren
   handle->node = fs.open_files.add_node(fresh);
   handle->writable = wants_write(flags);
   handle->creator = handle->node == fresh;
+  if ((flags & O_DIRECT) == 0) handle->set_cached();
   co_return handle;
 }
 

@@ -115,6 +115,7 @@ class Mount::Session {
   bool stopped() const { return stopped_.load() || (loop_ && loop_->ended()); }
   const std::string& mountpoint() const { return options_.mountpoint; }
   void invalidate(const NodeName& name);
+  Task<void> forget_range(NodeId node, std::uint64_t offset_bytes, std::uint64_t length_bytes);
 
  private:
   Task<void> serve() {
@@ -240,6 +241,37 @@ Task<void> Mount::Session::invalidate_found(NodeName name) {
   notifier_->post([fuse = fuse_, ino] { fuse_lowlevel_notify_inval_inode(fuse, ino, 0, 0); });
 }
 
+Task<void> Mount::Session::forget_range(NodeId node, std::uint64_t offset_bytes,
+                                        std::uint64_t length_bytes) {
+  const std::uint64_t ino = frontend_.tree.ino_of(node);
+  const std::shared_ptr<OpenNode> open = frontend_.open_files.find(ino);
+  if (open == nullptr) co_return;
+  open->note_change();
+  if (!open->cached()) co_return;
+  // The kernel waits for reads of these pages that we are serving: never on an executor.
+  struct Told {
+    Session& session;
+    std::uint64_t ino;
+    std::uint64_t offset_bytes;
+    std::uint64_t length_bytes;
+    bool await_ready() const noexcept { return false; }
+    bool await_suspend(std::coroutine_handle<> handle) {
+      std::lock_guard lock(session.mutex_);
+      if (session.notifier_ == nullptr) return false;  // stopping
+      session.notifier_->post([told = *this, handle, home = Executor::current()] {
+        fuse_lowlevel_notify_inval_inode(told.session.fuse_, told.ino,
+                                         static_cast<off_t>(told.offset_bytes),
+                                         static_cast<off_t>(told.length_bytes));
+        home->post(handle);
+      });
+      return true;
+    }
+    void await_resume() const noexcept {}
+  };
+  Told told{*this, ino, offset_bytes, length_bytes};
+  co_await told;
+}
+
 void Mount::Session::invalidate(const NodeName& name) {
   std::lock_guard lock(stop_mutex_);
   if (fuse_ == nullptr || stopped()) return;
@@ -255,6 +287,10 @@ Result<std::unique_ptr<Mount>> Mount::start(Runtime& runtime, Store& store, Moun
   return std::unique_ptr<Mount>(new Mount(std::move(session)));
 }
 
+Task<void> Mount::forget_range(NodeId node, std::uint64_t offset_bytes,
+                               std::uint64_t length_bytes) {
+  return session_->forget_range(node, offset_bytes, length_bytes);
+}
 void Mount::stop() { session_->stop(); }
 bool Mount::stopped() const { return session_->stopped(); }
 

@@ -53,6 +53,9 @@ class Mount {
   // Makes the kernel forget what it caches of the file: after a revert, or a write through another
   // door. Thread-safe, returns at once; the kernel is told from a thread that serves no requests.
   void invalidate(const NodeName& name);
+  // The same for a range of a node, and returns when the kernel has forgotten it; at once when the
+  // file is not open here. Thread-safe, on an executor.
+  Task<void> forget_range(NodeId node, std::uint64_t offset_bytes, std::uint64_t length_bytes);
 
  private:
   class Session;

@@ -72,6 +72,10 @@ class OpenNode {
   void note_change() { changes_.fetch_add(1, std::memory_order_relaxed); }
   std::uint64_t changes() const { return changes_.load(std::memory_order_relaxed); }
 
+  // Handles through which the kernel may keep pages of this file.
+  void add_cached(int count) { cached_.fetch_add(count); }
+  bool cached() const { return cached_.load() != 0; }
+
  private:
   const std::uint64_t ino_;
   std::atomic<NodeId> id_;
@@ -79,11 +83,24 @@ class OpenNode {
   std::shared_ptr<BlockDevice> device_;
   std::unique_ptr<Growth> growth_;
   std::atomic<std::uint64_t> changes_{0};
+  std::atomic<int> cached_{0};
 };
 
 // One open file. The kernel knows it by its address.
 struct Handle : std::enable_shared_from_this<Handle> {
   std::shared_ptr<OpenNode> node;
+  Handle() = default;
+  Handle(const Handle&) = delete;
+  Handle& operator=(const Handle&) = delete;
+  ~Handle() {
+    if (cached) node->add_cached(-1);
+  }
+  // Opened without O_DIRECT. Before the kernel hears of the handle.
+  void set_cached() {
+    cached = true;
+    node->add_cached(1);
+  }
+  bool cached = false;
   bool writable = false;
   bool creator = false;     // the handle that made the file: through it, the file grows
   std::int32_t opener = 0;  // the thread that opened it
