@@ -8,9 +8,9 @@
 namespace voltree {
 namespace {
 
-const std::array<const std::vector<Method>*, 3>& tables() {
-  static const std::array<const std::vector<Method>*, 3> all{
-      {&volume_methods(), &store_methods(), &device_methods()}};
+const std::array<const std::vector<Method>*, 4>& tables() {
+  static const std::array<const std::vector<Method>*, 4> all{
+      {&volume_methods(), &store_methods(), &device_methods(), &nbd_methods()}};
   return all;
 }
 

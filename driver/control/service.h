@@ -26,6 +26,9 @@
 namespace voltree {
 
 class LoopTarget;
+namespace nbd {
+class Server;
+}
 
 // The tree in which volumes are files. Implemented by whoever mounts it (this layer knows nothing
 // of FUSE).
@@ -59,6 +62,10 @@ class Service {
   Result<Json> call(std::string_view method, const Json& params, const ProgressSink& progress = {},
                     Refusal* refusal = nullptr);
 
+  // The NBD server of this process, or null: what there is of it, nbd.* methods tell. Before the
+  // first call; it must outlive this.
+  void set_nbd(nbd::Server* server) { nbd_ = server; }
+
   // Waits that have no end of their own (erase.wait) answer kCancelled from now on.
   void stop() { stopping_.store(true, std::memory_order_release); }
   // Data of attached loop devices is written back and the idle ones are released; their books stay.
@@ -72,6 +79,7 @@ class Service {
   Runtime& runtime_;
   Store& store_;
   ExportedTree* tree_;
+  nbd::Server* nbd_ = nullptr;
   std::unique_ptr<LoopTarget> loop_;
   std::atomic<bool> stopping_{false};
   const std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();
@@ -86,6 +94,7 @@ class Call {
   Store& store() { return service_.store_; }
   ExportedTree* tree() { return service_.tree_; }
   LoopTarget& loop() { return *service_.loop_; }
+  nbd::Server* nbd() { return service_.nbd_; }
   const Json& params() const { return params_; }
   bool stopping() const { return service_.stopping_.load(std::memory_order_acquire); }
   std::chrono::steady_clock::duration uptime() const {
@@ -159,6 +168,7 @@ struct Method {
 const std::vector<Method>& volume_methods();  // service_volumes.cc
 const std::vector<Method>& store_methods();   // service_store.cc
 const std::vector<Method>& device_methods();  // service_devices.cc
+const std::vector<Method>& nbd_methods();     // service_nbd.cc
 
 // A node as the methods show it.
 Json node_json(const NodeInfo& info);

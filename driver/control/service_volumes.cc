@@ -1,6 +1,7 @@
 // Methods on volumes and snapshots.
 #include "driver/control/service.h"
 #include "driver/targets/loop_target.h"
+#include "driver/targets/nbd/server.h"
 
 namespace voltree {
 namespace {
@@ -174,8 +175,19 @@ Result<Json> volume_delete(Call& call) {
   DeleteOptions options;
   options.erase_policy = params.optional_erase_policy("erase_policy");
   options.snapshots = params.flag("snapshots");
+  options.force = params.flag("force");
   VT_RETURN_IF_ERROR(call.accept(params));
+  std::vector<NodeId> nodes;
+  if (options.force && call.nbd() != nullptr) {
+    VT_ASSIGN_OR_RETURN(const NodeName parsed, parse_node_name(name));
+    for (const NodeInfo& node : call.wait(call.store().list())) {
+      const bool below = options.snapshots && node.name.volume == parsed.str();
+      if (node.name.str() == name || below) nodes.push_back(node.id);
+    }
+  }
   VT_ASSIGN_OR_RETURN(const std::uint64_t request, call.wait(call.store().remove(name, options)));
+  // Their devices are dead already; now the clients learn of it.
+  for (const NodeId node : nodes) call.nbd()->disconnect(node);
   call.invalidate(name);
   return Json{{"name", name}, {"erase_request", request}};
 }
@@ -224,6 +236,7 @@ Json node_json(const NodeInfo& info) {
             {"depth", info.depth},
             {"open", info.open},
             {"attached", info.attached},
+            {"connections", info.connections},
             {"children", info.children},
             {"id", info.id},
             {"parent", info.parent}};

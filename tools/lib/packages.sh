@@ -4,7 +4,7 @@
 # Those a script uses, not this file.
 # shellcheck disable=SC2034
 readonly packages_build="build-essential cmake ninja-build pkg-config libfuse3-dev libboost-dev libxxhash-dev
-  libsqlite3-dev liburing-dev libcli11-dev nlohmann-json3-dev libfmt-dev
+  libsqlite3-dev liburing-dev libcli11-dev nlohmann-json3-dev libfmt-dev libgnutls28-dev
   libgtest-dev libgmock-dev libbenchmark-dev"
 # shellcheck disable=SC2034
 readonly packages_run="fuse3 e2fsprogs util-linux mount diffutils"

@@ -11,6 +11,7 @@
 
 #include "driver/control/protocol.h"
 #include "driver/control/server.h"
+#include "driver/targets/nbd/server.h"
 #include "fs/mount.h"
 #include "tools/voltree/command.h"
 #include "tools/voltree/daemon.h"
@@ -26,6 +27,14 @@ struct ServeOptions {
   std::string owner;
   std::string file_mode = "0600";
   bool pool_io = false;
+  std::string nbd_socket;
+  std::string nbd_listen;
+  std::string nbd_tls;
+  std::string nbd_psk;
+  std::string nbd_access;
+  std::size_t nbd_connections = nbd::ServerOptions().connections_max;
+  bool insecure = false;
+  bool nbd() const { return !nbd_socket.empty() || !nbd_listen.empty(); }
 };
 
 // The service's view of the mount: it knows files, not FUSE.
@@ -42,12 +51,26 @@ class MountedTree : public ExportedTree {
   const std::string mountpoint_;
 };
 
+// What NBD clients change, the kernel must not remember otherwise.
+class MountedCache : public nbd::ChangeObserver {
+ public:
+  explicit MountedCache(Mount& mount) : mount_(mount) {}
+  Task<void> changed(NodeId node, std::uint64_t offset_bytes, std::uint64_t length_bytes) override {
+    return mount_.forget_range(node, offset_bytes, length_bytes);
+  }
+
+ private:
+  Mount& mount_;
+};
+
 // What runs, in the order in which it was started.
 struct Daemon {
   std::unique_ptr<Runtime> runtime;
   std::unique_ptr<Store> store;
   std::unique_ptr<Mount> mount;
   std::unique_ptr<MountedTree> tree;
+  std::unique_ptr<MountedCache> cache;
+  std::unique_ptr<nbd::Server> nbd;
   std::unique_ptr<Service> service;
   std::unique_ptr<Server> server;
 };
@@ -96,6 +119,32 @@ Result<MountOptions> mount_options(const ServeOptions& options) {
   return mount;
 }
 
+Result<nbd::ServerOptions> nbd_options(const ServeOptions& options) {
+  nbd::ServerOptions server;
+  if (!options.nbd() && (!options.nbd_tls.empty() || !options.nbd_psk.empty() ||
+                         !options.nbd_access.empty() || options.insecure)) {
+    return error(Code::kInvalid,
+                 "there is no NBD server to be so: give --nbd-socket or --nbd-listen");
+  }
+  if (!options.nbd_socket.empty()) server.socket_path = absolute_path(options.nbd_socket);
+  if (!options.nbd_listen.empty()) {
+    VT_ASSIGN_OR_RETURN(server.endpoint, nbd::parse_endpoint(options.nbd_listen));
+  }
+  if (!options.nbd_tls.empty() && !options.nbd_psk.empty()) {
+    return error(Code::kInvalid, "--nbd-tls and --nbd-psk: one of the two");
+  }
+  if (!options.nbd_tls.empty() || !options.nbd_psk.empty()) {
+    server.tls = nbd::TlsOptions{options.nbd_tls, options.nbd_psk};
+  }
+  if (!options.nbd_access.empty()) {
+    VT_ASSIGN_OR_RETURN(server.rules, nbd::AccessRules::load(options.nbd_access));
+  }
+  server.insecure = options.insecure;
+  server.connections_max = options.nbd_connections;
+  server.log = [](const std::string& line) { log_line(line); };
+  return server;
+}
+
 // Before the fork, where a mistake is cheapest to tell.
 Status check_mountpoint(const std::string& mountpoint) {
   if (mountpoint.empty()) return {};
@@ -124,6 +173,7 @@ void lock_memory() { (void)::mlockall(MCL_CURRENT | MCL_ONFAULT); }
 
 Status start(Daemon& daemon, const std::string& directory, const ServeOptions& options,
              const MountOptions& mount) {
+  VT_ASSIGN_OR_RETURN(nbd::ServerOptions nbd, nbd_options(options));
   RuntimeOptions runtime_options;
   runtime_options.force_pool = options.pool_io;
   VT_ASSIGN_OR_RETURN(daemon.runtime, make_host_runtime(runtime_options));
@@ -135,7 +185,13 @@ Status start(Daemon& daemon, const std::string& directory, const ServeOptions& o
     VT_ASSIGN_OR_RETURN(daemon.mount, Mount::start(*daemon.runtime, *daemon.store, mount));
     daemon.tree = std::make_unique<MountedTree>(*daemon.mount, mount.mountpoint);
   }
+  if (daemon.mount) daemon.cache = std::make_unique<MountedCache>(*daemon.mount);
+  if (options.nbd()) {
+    VT_ASSIGN_OR_RETURN(daemon.nbd, nbd::Server::start(*daemon.runtime, *daemon.store,
+                                                       std::move(nbd), daemon.cache.get()));
+  }
   daemon.service = std::make_unique<Service>(*daemon.runtime, *daemon.store, daemon.tree.get());
+  daemon.service->set_nbd(daemon.nbd.get());
   ServerOptions server;
   server.socket_path = control_socket_path(directory);
   VT_ASSIGN_OR_RETURN(daemon.server, Server::start(*daemon.service, server));
@@ -145,6 +201,7 @@ Status start(Daemon& daemon, const std::string& directory, const ServeOptions& o
 // In the reverse order. Whatever was started is stopped.
 Status stop(Daemon& daemon) {
   if (daemon.server) daemon.server->stop();
+  if (daemon.nbd) daemon.nbd->stop();
   if (daemon.service && daemon.mount) {
     for (const std::string& device : daemon.service->release_devices()) {
       log_line(fmt::format("{} is still in use: it fails from now on", device));
@@ -153,6 +210,8 @@ Status stop(Daemon& daemon) {
   if (daemon.mount) daemon.mount->stop();
   daemon.server.reset();
   daemon.service.reset();
+  daemon.nbd.reset();
+  daemon.cache.reset();
   daemon.tree.reset();
   daemon.mount.reset();
   Status status;
@@ -215,6 +274,7 @@ Status serve_until_stopped(Background background, const std::string& directory,
 Status run_serve(Cli& cli, const ServeOptions& options) {
   VT_ASSIGN_OR_RETURN(const MountOptions mount, mount_options(options));
   VT_RETURN_IF_ERROR(check_mountpoint(mount.mountpoint));
+  VT_RETURN_IF_ERROR(nbd_options(options).status());
   if (options.foreground) return serve_until_stopped({}, cli.store_directory, options, mount);
   VT_ASSIGN_OR_RETURN(Background background, Background::enter());
   Status status = serve_until_stopped(std::move(background), cli.store_directory, options, mount);
@@ -231,6 +291,7 @@ void add_serve_command(CLI::App& app, Cli& cli) {
       cli.add(app, "serve", "Run the daemon: it owns the store and shows volumes as files",
               "  voltree serve --mount /mnt/voltree\n"
               "  voltree serve --mount /mnt/voltree --foreground\n"
+              "  voltree serve --nbd-socket /run/voltree/nbd.sock\n"
               "  voltree serve --mount /mnt/voltree --allow-other --owner cinder:cinder "
               "--file-mode 0660",
               serve, run_serve);
@@ -243,6 +304,26 @@ void add_serve_command(CLI::App& app, Cli& cli) {
       ->type_name("USER[:GROUP]");
   command->add_option("--file-mode", serve->file_mode, "Permissions of the files (default: 0600)")
       ->type_name("OCTAL");
+  command->add_option("--nbd-socket", serve->nbd_socket, "Serve NBD on this Unix socket, mode 0600")
+      ->type_name("PATH");
+  command->add_option("--nbd-listen", serve->nbd_listen, "Serve NBD over TCP; port 0: any")
+      ->type_name("HOST:PORT");
+  command
+      ->add_option("--nbd-tls", serve->nbd_tls,
+                   "TLS with client certificates: ca-cert.pem, server-cert.pem, server-key.pem")
+      ->type_name("DIR");
+  command->add_option("--nbd-psk", serve->nbd_psk, "TLS with pre-shared keys: lines USER:HEXKEY")
+      ->type_name("FILE");
+  command
+      ->add_option("--nbd-access", serve->nbd_access,
+                   "Who may have what: lines PEER EXPORT rw|ro|none")
+      ->type_name("FILE");
+  command
+      ->add_option("--nbd-connections", serve->nbd_connections, "At most so many (default: 1024)")
+      ->check(CLI::Range(1, 65536))
+      ->type_name("N");
+  command->add_flag("--insecure", serve->insecure,
+                    "Let other machines in over TCP without TLS: anybody there reads and writes");
   command->add_flag("--pool-io", serve->pool_io, "Use threads for I/O even where io_uring works");
 }
 

@@ -78,6 +78,7 @@ struct DeleteCommandOptions {
   std::string erase_policy;
   bool wait = false;
   bool snapshots = false;
+  bool force = false;
 };
 
 // Before the first of several is deleted: a name that is wrong or in use must not leave half of the
@@ -95,6 +96,10 @@ Status check_deletable(Cli& cli, const DeleteCommandOptions& options) {
       found = found || same || below;
       if ((same || below) && flag_of(node, "attached")) {
         return error(Code::kBusy, "{} is attached: voltree detach it first", text_of(node, "name"));
+      }
+      if ((same || below) && number_of(node, "connections") != 0 && !options.force) {
+        return error(Code::kBusy, "{} is in use over NBD: disconnect its clients, or say --force",
+                     text_of(node, "name"));
       }
     }
     if (!found) return error(Code::kNotFound, "there is no {}", voltree::quoted(name));
@@ -123,6 +128,7 @@ Status run_delete(Cli& cli, const DeleteCommandOptions& options) {
   for (const std::string& name : options.names) {
     if (!seen.insert(name).second) continue;
     Json params{{"name", name}, {"snapshots", options.snapshots}};
+    if (options.force) params["force"] = true;
     if (!options.erase_policy.empty()) params["erase_policy"] = options.erase_policy;
     VT_ASSIGN_OR_RETURN(Json one, cli.call("volume.delete", std::move(params)));
     if (!cli.json) print_line("deleted " + name);
@@ -187,6 +193,7 @@ void add_volume_commands(CLI::App& app, Cli& cli) {
   command->add_option("NAME", remove->names, "VOLUME or VOLUME@SNAPSHOT")->required();
   command->add_flag("--wait", remove->wait, "Return when the bytes are gone");
   command->add_flag("--snapshots", remove->snapshots, "The volumes' snapshots, too");
+  command->add_flag("--force", remove->force, "Though NBD clients use it: they are disconnected");
   command
       ->add_option("--erase", remove->erase_policy,
                    "How: zero, random, discard or none (default: the volume's)")

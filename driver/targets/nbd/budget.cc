@@ -1,0 +1,88 @@
+#include "driver/targets/nbd/budget.h"
+
+#include <vector>
+
+#include "blockstore/base/units.h"
+
+namespace voltree::nbd {
+
+bool Budget::enqueue(std::size_t bytes, std::coroutine_handle<> handle) {
+  const std::lock_guard lock(mutex_);
+  if (waiting_.empty() && bytes <= left_bytes_) {
+    left_bytes_ -= bytes;
+    return false;
+  }
+  waiting_.push_back({bytes, {handle, Executor::current()}});
+  waiting_count_.store(waiting_.size(), std::memory_order_relaxed);
+  return true;
+}
+
+void Budget::give(std::size_t bytes) {
+  std::vector<Waiter> wake;
+  {
+    const std::lock_guard lock(mutex_);
+    left_bytes_ += bytes;
+    while (!waiting_.empty() && waiting_.front().bytes <= left_bytes_) {
+      left_bytes_ -= waiting_.front().bytes;
+      wake.push_back(waiting_.front().waiter);
+      waiting_.pop_front();
+    }
+    waiting_count_.store(waiting_.size(), std::memory_order_relaxed);
+  }
+  for (const Waiter& waiter : wake) waiter.wake();
+}
+
+Share::Buffer::Buffer(Share* share, std::size_t bytes, std::size_t common)
+    : share_(share), bytes_(bytes), common_(common) {
+  const std::size_t room = (bytes + kBlockBytes - 1) / kBlockBytes * kBlockBytes;
+  memory_ = static_cast<std::byte*>(std::aligned_alloc(kBlockBytes, room));
+  if (memory_ == nullptr) std::abort();  // as everywhere: out of memory ends the process
+}
+
+void Share::Buffer::give_back() {
+  if (share_ == nullptr) return;
+  std::free(memory_);
+  std::exchange(share_, nullptr)->give(bytes_, common_);
+}
+
+Task<Share::Buffer> Share::take(std::size_t bytes) {
+  struct Turn {
+    Share& share;
+    std::size_t bytes;
+    bool await_ready() const noexcept {
+      return share.waiting_.empty() &&
+             (share.held_bytes_ == 0 || share.held_bytes_ + bytes <= share.limit_bytes_);
+    }
+    void await_suspend(std::coroutine_handle<> handle) {
+      share.waiting_.emplace_back(bytes, Waiter{handle, Executor::current()});
+    }
+    void await_resume() const noexcept {}
+  };
+  Turn turn{*this, bytes};
+  const bool at_once = turn.await_ready();
+  if (at_once) {
+    held_bytes_ += bytes;
+  } else {
+    co_await turn;  // who wakes us has counted us
+  }
+  std::size_t common = 0;
+  if (held_bytes_ > floor_bytes_) {
+    common = bytes;
+    co_await budget_.take(common);
+  }
+  co_return Buffer(this, bytes, common);
+}
+
+void Share::give(std::size_t bytes, std::size_t common) {
+  held_bytes_ -= bytes;
+  if (common != 0) budget_.give(common);
+  while (!waiting_.empty()) {
+    const auto [wanted, waiter] = waiting_.front();
+    if (held_bytes_ != 0 && held_bytes_ + wanted > limit_bytes_) break;
+    held_bytes_ += wanted;
+    waiting_.pop_front();
+    waiter.wake();
+  }
+}
+
+}  // namespace voltree::nbd

@@ -1,0 +1,337 @@
+#include "driver/targets/nbd/server.h"
+
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "blockstore/runtime/fd_io.h"
+#include "driver/targets/nbd/negotiation.h"
+
+namespace voltree::nbd {
+namespace {
+
+// What every connection may hold whatever others do: a few requests of common size.
+constexpr std::size_t kFloorBytes = 128 * 1024;
+constexpr int kSocketBufferBytes = 1 << 20;
+constexpr std::chrono::milliseconds kWatchInterval{500};
+constexpr std::chrono::seconds kStopGrace{5};
+constexpr std::uint64_t kLinesMax = 20;  // of log in an interval: clients must not fill the disk
+
+std::string percent_encoded(std::string_view text, std::string_view also_plain) {
+  std::string out;
+  for (const char c : text) {
+    const bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+                       std::string_view("-._~").find(c) != std::string_view::npos ||
+                       also_plain.find(c) != std::string_view::npos;
+    if (plain) {
+      out += c;
+    } else {
+      out += fmt::format("%{:02X}", static_cast<unsigned char>(c));
+    }
+  }
+  return out;
+}
+
+}  // namespace
+
+struct Server::Connection {
+  Connection(Runtime& runtime, int fd, bool is_local, Budget& budget, std::size_t limit_bytes)
+      : socket(runtime, fd), local(is_local), share(budget, kFloorBytes, limit_bytes) {}
+
+  SocketStream socket;
+  const bool local;
+  Share share;
+  std::uint64_t id = 0;
+  Executor* executor = nullptr;
+  std::chrono::nanoseconds since{0};
+
+  // Under Server::mutex_.
+  bool negotiating = true;
+  bool sent_away = false;
+  std::string peer;
+  std::string export_name;
+  NodeId node = kNoNode;
+  bool read_only = false;
+  const Transmission* transmission = nullptr;
+};
+
+Result<std::unique_ptr<Server>> Server::start(Runtime& runtime, Store& store, ServerOptions options,
+                                              ChangeObserver* observer) {
+  std::unique_ptr<Server> server(new Server(runtime, store, std::move(options), observer));
+  if (server->options_.tls) {
+    VT_ASSIGN_OR_RETURN(server->tls_, TlsServer::make(*server->options_.tls));
+  }
+  const Status listening = server->listen();
+  if (!listening.ok()) {
+    for (Listener& listener : server->listeners_) close_listener(listener);
+    server->stopping_.store(true);
+    return listening;
+  }
+  server->begin();
+  return server;
+}
+
+Server::Server(Runtime& runtime, Store& store, ServerOptions options, ChangeObserver* observer)
+    : runtime_(runtime),
+      store_(store),
+      options_(std::move(options)),
+      observer_(observer),
+      exports_(store, options_.rules),
+      budget_(std::max(options_.memory_bytes, std::size_t{kPayloadMaxBytes})) {}
+
+Server::~Server() { stop(); }
+
+Status Server::listen() {
+  if (!options_.socket_path.empty()) {
+    VT_ASSIGN_OR_RETURN(Listener listener, listen_unix_socket(options_.socket_path));
+    listeners_.push_back(std::move(listener));
+  }
+  if (!options_.endpoint) return {};
+  VT_ASSIGN_OR_RETURN(std::vector<Listener> bound, listen_tcp(*options_.endpoint));
+  for (Listener& listener : bound) listeners_.push_back(std::move(listener));
+  if (tls_ || options_.insecure) return {};
+  for (const Listener& listener : listeners_) {
+    if (listener.loopback) continue;
+    return error(Code::kPermission,
+                 "{} can be reached from other machines: give --nbd-tls or --nbd-psk, or say "
+                 "--insecure",
+                 listener.host);
+  }
+  return {};
+}
+
+void Server::begin() {
+  accepting_ = listeners_.size();
+  for (Listener& listener : listeners_) spawn(runtime_.executor(0), accept_loop(listener));
+  watcher_ = std::thread([this] { watch(); });
+}
+
+void Server::stop() {
+  if (stopping_.exchange(true)) return;
+  for (const Listener& listener : listeners_) runtime_.cancel_fd(listener.fd);
+  std::unique_lock lock(mutex_);
+  changed_.notify_all();
+  for (const auto& connection : connections_) {
+    if (connection->negotiating) {
+      connection->socket.shut_down();
+    } else {
+      connection->socket.shut_down_reading();
+    }
+  }
+  const auto ended = [this] { return connections_.empty() && accepting_ == 0; };
+  if (!changed_.wait_for(lock, kStopGrace, ended)) {
+    for (const auto& connection : connections_) connection->socket.shut_down();
+    changed_.wait(lock, ended);
+  }
+  lock.unlock();
+  watcher_.join();
+  for (Listener& listener : listeners_) close_listener(listener);
+}
+
+// --- Taking connections.
+
+Task<void> Server::accept_loop(Listener& listener) {
+  while (!stopping_.load()) {
+    const int fd = ::accept4(listener.fd, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    if (fd >= 0) {
+      admit(fd, !listener.path.empty());
+      continue;
+    }
+    if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) {
+      // The waiting connection would wake us at once, again and again.
+      co_await runtime_.sleep_for(std::chrono::milliseconds(100));
+    } else if (errno == EAGAIN) {
+      if (co_await FdPoll(runtime_, listener.fd, POLLIN) == -ECANCELED) break;
+    }
+  }
+  const std::lock_guard lock(mutex_);
+  --accepting_;
+  changed_.notify_all();
+}
+
+void Server::admit(int fd, bool local) {
+  if (local) {
+    ::setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &kSocketBufferBytes, sizeof kSocketBufferBytes);
+  } else {
+    const int on = 1;
+    ::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    ::setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+  }
+  auto connection =
+      std::make_shared<Connection>(runtime_, fd, local, budget_, options_.connection_memory_bytes);
+  connection->since = runtime_.monotonic_now();
+  connection->peer = local ? "unix" : "tcp";
+  {
+    const std::lock_guard lock(mutex_);
+    if (stopping_.load()) return;
+    if (connections_.size() >= options_.connections_max) {
+      // Who has not got through the handshake yet makes room, the oldest first; who works stays.
+      const auto oldest =
+          std::find_if(connections_.begin(), connections_.end(),
+                       [](const auto& other) { return other->negotiating && !other->sent_away; });
+      if (oldest == connections_.end()) return;
+      (*oldest)->sent_away = true;
+      (*oldest)->socket.shut_down();
+    }
+    connection->id = next_id_++;
+    connection->executor = &runtime_.executor(connection->id % runtime_.executor_count());
+    connections_.push_back(connection);
+  }
+  Executor& executor = *connection->executor;
+  spawn(executor, serve(std::move(connection)));
+}
+
+Task<void> Server::serve(std::shared_ptr<Connection> connection) {
+  const Status status = co_await converse(*connection);
+  if (!status.ok() && status.code() != Code::kGone && status.code() != Code::kCancelled) {
+    log(fmt::format("NBD client {} ({}): {}", connection->id, connection->peer, status.message()));
+  }
+  const std::lock_guard lock(mutex_);
+  connections_.remove(connection);
+  // Under the lock: stop() may be followed by the end of this object.
+  changed_.notify_all();
+}
+
+Task<Status> Server::converse(Connection& connection) {
+  std::unique_ptr<Stream> stream;  // TLS, once there is any
+  struct Borrowed final : Stream {
+    explicit Borrowed(SocketStream& of) : socket(of) {}
+    Task<Status> read(std::span<std::byte> out) override { return socket.read(out); }
+    Task<Status> write(std::span<iovec> parts) override { return socket.write(parts); }
+    bool holds_input() const override { return socket.holds_input(); }
+    Task<void> close() override { return socket.close(); }
+    SocketStream& socket;
+  };
+  stream = std::make_unique<Borrowed>(connection.socket);
+  Negotiation negotiation(exports_, stream, connection.socket, tls_.get(),
+                          tls_ != nullptr && !connection.local, connection.peer);
+  Result<Session> session = co_await negotiation.run();
+  if (!session.ok()) {
+    co_await stream->close();
+    co_return session.status();
+  }
+  const NodeInfo node = session->exported.node;
+  const bool read_only = session->exported.read_only;
+  Transmission transmission(store_, *stream, connection.socket, std::move(*session),
+                            connection.share, observer_, stopping_);
+  {
+    const std::lock_guard lock(mutex_);
+    connection.negotiating = false;
+    connection.peer = negotiation.peer();
+    connection.export_name = node.name.str();
+    connection.node = node.id;
+    connection.read_only = read_only;
+    connection.transmission = &transmission;
+    if (connection.sent_away || stopping_.load()) connection.socket.shut_down();
+  }
+  Status status = co_await transmission.run();
+  co_await stream->close();
+  const std::lock_guard lock(mutex_);
+  connection.transmission = nullptr;
+  co_return status;
+}
+
+// --- Watching over them.
+
+void Server::watch() {
+  std::unique_lock lock(mutex_);
+  std::size_t turns = 0;
+  while (!stopping_.load()) {
+    std::vector<std::string> said;
+    shut_down_late(said);
+    if (++turns % 20 == 0) lines_logged_ = 0;
+    lock.unlock();
+    for (const std::string& line : said) log(line);
+    lock.lock();
+    changed_.wait_for(lock, kWatchInterval, [this] { return stopping_.load(); });
+  }
+}
+
+void Server::shut_down_late(std::vector<std::string>& said) {
+  const std::chrono::nanoseconds now = runtime_.monotonic_now();
+  for (const auto& connection : connections_) {
+    if (connection->sent_away) continue;
+    const char* why = nullptr;
+    if (connection->negotiating && now - connection->since > options_.handshake_timeout) {
+      why = "the handshake took too long";
+    }
+    const std::chrono::nanoseconds stalled = connection->socket.stalled_since();
+    if (stalled.count() != 0 && now - stalled > options_.stall_timeout &&
+        budget_.short_of_memory()) {
+      why = "it does not read its replies, and others wait for the memory";
+    }
+    if (why == nullptr) continue;
+    connection->sent_away = true;
+    connection->socket.shut_down();
+    said.push_back(
+        fmt::format("NBD client {} ({}) is sent away: {}", connection->id, connection->peer, why));
+  }
+}
+
+void Server::log(const std::string& line) {
+  if (!options_.log) return;
+  {
+    const std::lock_guard lock(mutex_);
+    if (++lines_logged_ > kLinesMax) return;
+  }
+  options_.log(line);
+}
+
+// --- Questions.
+
+std::size_t Server::disconnect(NodeId node) {
+  std::unique_lock lock(mutex_);
+  std::size_t count = 0;
+  for (const auto& connection : connections_) {
+    if (connection->node != node) continue;
+    connection->sent_away = true;
+    connection->socket.shut_down();
+    ++count;
+  }
+  changed_.wait(lock, [&] {
+    return std::none_of(connections_.begin(), connections_.end(),
+                        [&](const auto& connection) { return connection->node == node; });
+  });
+  return count;
+}
+
+std::vector<ConnectionInfo> Server::connections() const {
+  const std::chrono::nanoseconds now = runtime_.monotonic_now();
+  std::vector<ConnectionInfo> all;
+  const std::lock_guard lock(mutex_);
+  for (const auto& connection : connections_) {
+    ConnectionInfo info;
+    info.id = connection->id;
+    info.peer = connection->peer;
+    info.export_name = connection->export_name;
+    info.node = connection->node;
+    info.read_only = connection->read_only;
+    if (connection->transmission != nullptr) info.requests = connection->transmission->requests();
+    info.age = std::chrono::duration_cast<std::chrono::seconds>(now - connection->since);
+    all.push_back(std::move(info));
+  }
+  return all;
+}
+
+std::vector<std::string> Server::uris(const std::string& export_name) const {
+  std::vector<std::string> all;
+  for (const Listener& listener : listeners_) {
+    const std::string name = percent_encoded(export_name, "@");
+    if (!listener.path.empty()) {
+      all.push_back(
+          fmt::format("nbd+unix:///{}?socket={}", name, percent_encoded(listener.path, "/")));
+      continue;
+    }
+    const std::string host =
+        listener.host.find(':') == std::string::npos ? listener.host : "[" + listener.host + "]";
+    all.push_back(fmt::format("{}://{}:{}/{}", tls_ ? "nbds" : "nbd", host, listener.port, name));
+  }
+  return all;
+}
+
+}  // namespace voltree::nbd

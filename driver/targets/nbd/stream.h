@@ -1,0 +1,73 @@
+// Stream: the two ways of bytes of one connection. Plain here; tls.h puts TLS over it.
+//
+// Owned and used by coroutines of one executor; one of them reads, one writes, at a time. Only
+// shut_down() and stalled_since() may be called from elsewhere.
+#pragma once
+
+#include <sys/uio.h>
+
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "blockstore/base/status.h"
+#include "blockstore/runtime/io.h"
+#include "blockstore/runtime/task.h"
+
+namespace voltree::nbd {
+
+class Stream {
+ public:
+  virtual ~Stream() = default;
+  // All of `out`. kGone when the peer has ended the stream, kIoError when it broke.
+  virtual Task<Status> read(std::span<std::byte> out) = 0;
+  // All of the parts, which it may change.
+  virtual Task<Status> write(std::span<iovec> parts) = 0;
+  // Whether bytes were received that nobody has read.
+  virtual bool holds_input() const = 0;
+  // Says goodbye where the form of the stream has words for it.
+  virtual Task<void> close() = 0;
+};
+
+// Over a connected, non-blocking socket, which it owns.
+class SocketStream final : public Stream {
+ public:
+  SocketStream(Runtime& runtime, int fd);
+  ~SocketStream() override;
+  SocketStream(const SocketStream&) = delete;
+  SocketStream& operator=(const SocketStream&) = delete;
+
+  Task<Status> read(std::span<std::byte> out) override;
+  Task<Status> write(std::span<iovec> parts) override;
+  bool holds_input() const override { return begin_ != end_; }
+  Task<void> close() override;
+
+  // What has arrived, at least one byte and at most `out`; for who puts a form of its own over it.
+  Task<Result<std::size_t>> read_some(std::span<std::byte> out);
+
+  // A larger buffer for the reading side, once the peer has shown that it means it.
+  void grow_buffer();
+  int fd() const { return fd_; }
+  Runtime& runtime() { return runtime_; }
+  // Ends the reading side, or both; who waits is woken. Thread-safe.
+  void shut_down_reading();
+  void shut_down();
+  // When the write that waits for the peer began to wait; 0 when none does. Monotonic. Thread-safe.
+  std::chrono::nanoseconds stalled_since() const { return stalled_since_.load(); }
+
+ private:
+  Task<Result<std::size_t>> receive(std::span<std::byte> out);
+
+  Runtime& runtime_;
+  const int fd_;
+  std::vector<std::byte> buffer_;
+  std::size_t begin_ = 0;  // of what is in buffer_
+  std::size_t end_ = 0;
+  std::atomic<std::chrono::nanoseconds> stalled_since_{std::chrono::nanoseconds(0)};
+};
+
+}  // namespace voltree::nbd
