@@ -84,7 +84,7 @@ std::string json_escaped(std::string_view text) {
 
 }  // namespace
 
-void Eraser::load(std::vector<EraseRequestRow> requests, std::vector<EraseItemRow> items) {
+void Eraser::load(std::vector<EraseRequestRow> requests, const std::vector<EraseItemRow>& items) {
   for (EraseRequestRow& request : requests) {
     std::vector<EraseItemRow> mine;
     for (const EraseItemRow& item : items) {

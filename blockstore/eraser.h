@@ -29,7 +29,7 @@ class Eraser {
     std::uint64_t left_bytes = 0;
   };
 
-  void load(std::vector<EraseRequestRow> requests, std::vector<EraseItemRow> items);
+  void load(std::vector<EraseRequestRow> requests, const std::vector<EraseItemRow>& items);
   // A request whose rows have just been committed.
   void add(EraseRequestRow request, std::vector<EraseItemRow> items);
   std::vector<Queued> queue() const;

@@ -25,9 +25,7 @@ void collect_palette(std::span<const Extent> extents, Palette& palette) {
   for (const Extent& extent : extents) {
     holes = holes || extent.first != previous_end;
     previous_end = extent.end();
-    if (!sorted && std::find(palette.begin(), palette.end(), extent.value) == palette.end()) {
-      palette.push_back(extent.value);
-    } else if (sorted) {
+    if (sorted || std::find(palette.begin(), palette.end(), extent.value) == palette.end()) {
       palette.push_back(extent.value);
     }
     sorted = sorted || palette.size() > kSmallPalette;

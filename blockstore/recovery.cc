@@ -216,7 +216,7 @@ Result<std::vector<LayerId>> stray_layers(StoreCore& core) {
   std::vector<LayerId> stray;
   VT_ASSIGN_OR_RETURN(const auto folders, fs.list_dir(root));
   for (const std::string& folder : folders) {
-    VT_ASSIGN_OR_RETURN(const auto names, fs.list_dir(root + "/" + folder));
+    VT_ASSIGN_OR_RETURN(const auto names, fs.list_dir(fmt::format("{}/{}", root, folder)));
     for (const std::string& name : names) {
       if (name.size() != 8) continue;  // the .sum goes with its layer
       char* end = nullptr;

@@ -270,6 +270,7 @@ Task<Status> StoreCore::sweep_node(NodeId id) {
   if (change.next.find(id) == nullptr) co_return Status();
   const std::vector<LayerId> needed = change.next.needed_for_trim(id);
   std::vector<NodeId> heads;
+  heads.reserve(needed.size());
   for (const LayerId layer : needed) heads.push_back(engine.layers().find(layer)->owner());
   std::sort(heads.begin(), heads.end());
   heads.erase(std::unique(heads.begin(), heads.end()), heads.end());
@@ -288,6 +289,7 @@ Task<Status> StoreCore::sweep_node(NodeId id) {
   change.what = "blocks that no volume sees any more";
   change.policy = policy_for(id, std::nullopt);
   std::vector<LayerId> erased;
+  erased.reserve(change.plan.erased_layers.size());
   for (const auto& entry : change.plan.erased_layers) erased.push_back(entry.first);
   change.committed = [volume, erased]() -> Task<void> {
     if (volume != nullptr) {

@@ -32,7 +32,10 @@ std::byte* BufferPool::try_take() {
 
 bool BufferPool::enqueue(Slot& slot, std::coroutine_handle<> handle) {
   std::lock_guard lock(mutex_);
-  if (waiting_.empty() && (slot.memory = take_locked()) != nullptr) return false;
+  if (waiting_.empty()) {
+    slot.memory = take_locked();
+    if (slot.memory != nullptr) return false;
+  }
   slot.waiter = {handle, Executor::current()};
   waiting_.push_back(&slot);
   return true;

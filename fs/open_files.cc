@@ -47,6 +47,7 @@ std::shared_ptr<Handle> OpenFiles::remove_handle(std::uint64_t fh) {
 std::vector<std::shared_ptr<Handle>> OpenFiles::take_all() {
   std::lock_guard lock(mutex_);
   std::vector<std::shared_ptr<Handle>> all;
+  all.reserve(handles_.size());
   for (auto& [fh, handle] : handles_) all.push_back(std::move(handle));
   handles_.clear();
   return all;

@@ -15,7 +15,7 @@
 namespace voltree {
 namespace {
 
-constexpr std::uint64_t kChunkBytes = 64 * 1024;
+constexpr std::uint64_t kChunkBytes = std::uint64_t{64} * 1024;
 constexpr std::uint64_t kWordBits = 64;
 
 std::uint64_t page_bytes() {

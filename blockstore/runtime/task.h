@@ -48,9 +48,9 @@ struct PromiseBase {
     template <typename Promise>
     void await_suspend(std::coroutine_handle<Promise> handle) noexcept {
       PromiseBase& promise = handle.promise();
-      std::coroutine_handle<> waiter = promise.waiter;
+      const std::coroutine_handle<> waiting = promise.waiter;
       // After the exchange the frame may be gone: touch nothing of it.
-      if (promise.met.exchange(true, std::memory_order_acq_rel)) waiter.resume();
+      if (promise.met.exchange(true, std::memory_order_acq_rel)) waiting.resume();
     }
     void await_resume() noexcept {}
   };

@@ -89,7 +89,7 @@ EmbeddedClient::EmbeddedClient(std::unique_ptr<Runtime> runtime, std::unique_ptr
       store_(std::move(store)),
       service_(std::make_unique<Service>(*runtime_, *store_, nullptr)) {}
 
-EmbeddedClient::~EmbeddedClient() { (void)close(); }
+EmbeddedClient::~EmbeddedClient() { (void)EmbeddedClient::close(); }
 
 Result<std::unique_ptr<EmbeddedClient>> EmbeddedClient::open(const std::string& store_directory,
                                                              bool background_work) {

@@ -149,7 +149,7 @@ void find_openers(int number, std::vector<std::string>& users) {
     for (const std::string& fd : names_in("/proc/" + pid + "/fd")) {
       char target[256];
       const ssize_t length =
-          ::readlink(("/proc/" + pid + "/fd/" + fd).c_str(), target, sizeof target);
+          ::readlink(fmt::format("/proc/{}/fd/{}", pid, fd).c_str(), target, sizeof target);
       if (length <= 0) continue;
       const std::string_view open(target, static_cast<std::size_t>(length));
       if (open != path && open.substr(0, path.size() + 1) != path + "p") continue;
