@@ -46,8 +46,7 @@ template <typename Arg>
 class Visitor {
  public:
   template <typename Fn>
-  requires(!std::is_same_v<std::remove_cvref_t<Fn>, Visitor>) Visitor(
-      Fn&& fn)  // NOLINT(google-explicit-constructor,bugprone-forwarding-reference-overload)
+  requires(!std::is_same_v<std::remove_cvref_t<Fn>, Visitor>) Visitor(Fn&& fn)  // NOLINT
       : object_(const_cast<void*>(static_cast<const void*>(std::addressof(fn)))),
         call_([](void* object, const Arg& arg) -> bool {
           auto& callee = *static_cast<std::remove_reference_t<Fn>*>(object);

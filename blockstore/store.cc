@@ -176,7 +176,7 @@ Task<Status> StoreCore::load() {
   for (const AttachmentRow& row : loaded.image.attachments) attachments[row.id] = row;
   saved_maps.insert(loaded.saved.begin(), loaded.saved.end());
   index_names();
-  eraser.load(std::move(loaded.image.erase_requests), std::move(loaded.image.erase_items));
+  eraser.load(std::move(loaded.image.erase_requests), loaded.image.erase_items);
   const std::string boot_id = engine.runtime().boot_id();
   if (loaded.settings["clean"] != "1") {
     VT_CO_RETURN_IF_ERROR(co_await recover(loaded.settings["boot_id"] == boot_id));

@@ -157,6 +157,7 @@ Task<Status> Negotiation::open_export(std::string name) {
   if (contexts_of_ != name) session_.contexts.clear();
   VT_CO_ASSIGN_OR_RETURN(session_.exported, co_await exports_.open(std::move(name), peer_));
   session_.flags = transmission_flags(session_.exported.read_only);
+  opened_(session_.exported, peer_);
   co_return Status();
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -29,18 +30,19 @@ class Negotiation {
   // `tls` may be null: this door has none. With `tls_required` nothing but STARTTLS is answered
   // before it. `peer` is who the client is as long as TLS has not told (access.h).
   Negotiation(Exports& exports, std::unique_ptr<Stream>& stream, SocketStream& socket,
-              const TlsServer* tls, bool tls_required, std::string peer)
+              const TlsServer* tls, bool tls_required, std::string peer,
+              std::function<void(const Export&, const std::string& peer)> opened)
       : exports_(exports),
         stream_(stream),
         socket_(socket),
         tls_(tls),
         tls_required_(tls_required),
-        peer_(std::move(peer)) {}
+        peer_(std::move(peer)),
+        opened_(std::move(opened)) {}
 
   // kCancelled: the client took its leave; kGone: it went without; others: it was sent away.
   // STARTTLS replaces `stream`.
   Task<Result<Session>> run();
-  const std::string& peer() const { return peer_; }
 
  private:
   struct Message {
@@ -73,6 +75,8 @@ class Negotiation {
   const TlsServer* tls_;
   const bool tls_required_;
   std::string peer_;
+  // Called when the client has an export, and before it hears of it.
+  const std::function<void(const Export&, const std::string& peer)> opened_;
   bool encrypted_ = false;
   bool client_no_zeroes_ = false;
   std::string contexts_of_;  // the export that session_.contexts is about

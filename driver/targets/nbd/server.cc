@@ -209,23 +209,24 @@ Task<Status> Server::converse(Connection& connection) {
   };
   stream = std::make_unique<Borrowed>(connection.socket);
   Negotiation negotiation(exports_, stream, connection.socket, tls_.get(),
-                          tls_ != nullptr && !connection.local, connection.peer);
+                          tls_ != nullptr && !connection.local, connection.peer,
+                          [this, &connection](const Export& exported, const std::string& peer) {
+                            const std::lock_guard lock(mutex_);
+                            connection.peer = peer;
+                            connection.export_name = exported.node.name.str();
+                            connection.node = exported.node.id;
+                            connection.read_only = exported.read_only;
+                          });
   Result<Session> session = co_await negotiation.run();
   if (!session.ok()) {
     co_await stream->close();
     co_return session.status();
   }
-  const NodeInfo node = session->exported.node;
-  const bool read_only = session->exported.read_only;
   Transmission transmission(store_, *stream, connection.socket, std::move(*session),
                             connection.share, observer_, stopping_);
   {
     const std::lock_guard lock(mutex_);
     connection.negotiating = false;
-    connection.peer = negotiation.peer();
-    connection.export_name = node.name.str();
-    connection.node = node.id;
-    connection.read_only = read_only;
     connection.transmission = &transmission;
     if (connection.sent_away || stopping_.load()) connection.socket.shut_down();
   }
