@@ -10,7 +10,7 @@ readonly packages_build="build-essential cmake ninja-build pkg-config libfuse3-d
 readonly packages_run="fuse3 e2fsprogs util-linux mount diffutils"
 # shellcheck disable=SC2034
 readonly packages_test="clang-format python3 xfsprogs btrfs-progs dosfstools qemu-utils
-  sqlite3"
+  sqlite3 jq fio libnbd-bin nbdfuse nbdkit gnutls-bin"
 # shellcheck disable=SC2034
 readonly packages_bench="fio"
 # The newest clang-tidy of Debian 12: those before it cannot read coroutines.

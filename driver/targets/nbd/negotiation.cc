@@ -6,9 +6,9 @@ namespace voltree::nbd {
 namespace {
 
 // Names and queries fit many times over; what claims to be larger is not worth reading.
-constexpr std::size_t kOptionDataMaxBytes = 256 * 1024;
+constexpr std::size_t kOptionDataMaxBytes = std::size_t{256} * 1024;
 constexpr std::size_t kContextsMax = 64;
-constexpr std::size_t kListPartBytes = 64 * 1024;
+constexpr std::size_t kListPartBytes = std::size_t{64} * 1024;
 
 OptionReply reply_of(const Status& status) {
   switch (status.code()) {

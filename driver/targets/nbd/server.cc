@@ -16,7 +16,7 @@ namespace voltree::nbd {
 namespace {
 
 // What every connection may hold whatever others do: a few requests of common size.
-constexpr std::size_t kFloorBytes = 128 * 1024;
+constexpr std::size_t kFloorBytes = std::size_t{128} * 1024;
 constexpr int kSocketBufferBytes = 1 << 20;
 constexpr std::chrono::milliseconds kWatchInterval{500};
 constexpr std::chrono::seconds kStopGrace{5};
@@ -66,12 +66,7 @@ Result<std::unique_ptr<Server>> Server::start(Runtime& runtime, Store& store, Se
   if (server->options_.tls) {
     VT_ASSIGN_OR_RETURN(server->tls_, TlsServer::make(*server->options_.tls));
   }
-  const Status listening = server->listen();
-  if (!listening.ok()) {
-    for (Listener& listener : server->listeners_) close_listener(listener);
-    server->stopping_.store(true);
-    return listening;
-  }
+  VT_RETURN_IF_ERROR(server->listen());
   server->begin();
   return server;
 }
@@ -129,7 +124,7 @@ void Server::stop() {
     changed_.wait(lock, ended);
   }
   lock.unlock();
-  watcher_.join();
+  if (watcher_.joinable()) watcher_.join();  // none when start() failed
   for (Listener& listener : listeners_) close_listener(listener);
 }
 

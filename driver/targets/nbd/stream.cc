@@ -14,7 +14,7 @@ namespace voltree::nbd {
 namespace {
 // A handshake needs little, and anybody can begin one; a connection that moves data gets more.
 constexpr std::size_t kHandshakeBufferBytes = 1024;
-constexpr std::size_t kBufferBytes = 64 * 1024;
+constexpr std::size_t kBufferBytes = std::size_t{64} * 1024;
 }  // namespace
 
 SocketStream::SocketStream(Runtime& runtime, int fd)

@@ -132,7 +132,7 @@ inline constexpr std::uint32_t kBlockMinBytes = 1;
 inline constexpr std::uint32_t kBlockPreferredBytes = 4096;
 inline constexpr std::uint32_t kPayloadMaxBytes = 32U << 20;
 // "Extents" of one answer to BLOCK_STATUS: far below the 2^20 that the protocol allows.
-inline constexpr std::size_t kExtentsMax = 64 * 1024;
+inline constexpr std::size_t kExtentsMax = std::size_t{64} * 1024;
 
 // Appends numbers and strings in the wire's order.
 class Writer {
