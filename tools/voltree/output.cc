@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <ctime>
 #include <map>
@@ -20,6 +21,7 @@ std::size_t display_width(std::string_view text) {
 
 std::string Table::str() const {
   std::vector<std::size_t> widths;
+  widths.reserve(columns_.size());
   for (const Column& column : columns_) widths.push_back(display_width(column.title));
   for (const auto& row : rows_) {
     for (std::size_t i = 0; i < row.size(); ++i) {
@@ -50,7 +52,7 @@ std::string Facts::str() const {
   for (const auto& [key, value] : facts_) width = std::max(width, display_width(key));
   std::string out;
   for (const auto& [key, value] : facts_) {
-    out += key + ":" + std::string(width - display_width(key) + 2, ' ') + value + "\n";
+    out += fmt::format("{}:{:{}}{}\n", key, "", width - display_width(key) + 2, value);
   }
   return out;
 }
@@ -140,7 +142,8 @@ std::string ProgressMeter::line(std::string_view what, const Progress& now,
       format_size(static_cast<std::uint64_t>(rate)));
   if (rate >= 1 && now.done <= now.total) {
     const double left = static_cast<double>(now.total - now.done) / rate;
-    text += fmt::format(", {} left", format_duration(static_cast<std::uint64_t>(left + 0.5)));
+    text +=
+        fmt::format(", {} left", format_duration(static_cast<std::uint64_t>(std::lround(left))));
   }
   return text;
 }

@@ -5,6 +5,9 @@
 #include "blockstore/base/units.h"
 
 namespace voltree::nbd {
+namespace {
+constexpr std::size_t kSpareBlocks = 64;
+}
 
 bool Budget::enqueue(std::size_t bytes, std::coroutine_handle<> handle) {
   const std::lock_guard lock(mutex_);
@@ -33,15 +36,35 @@ void Budget::give(std::size_t bytes) {
 }
 
 Share::Buffer::Buffer(Share* share, std::size_t bytes, std::size_t common)
-    : share_(share), bytes_(bytes), common_(common) {
+    : share_(share), memory_(share->allocate(bytes)), bytes_(bytes), common_(common) {}
+
+Share::~Share() {
+  for (std::byte* memory : spare_) std::free(memory);
+}
+
+std::byte* Share::allocate(std::size_t bytes) {
+  if (bytes <= kBlockBytes && !spare_.empty()) {
+    std::byte* memory = spare_.back();
+    spare_.pop_back();
+    return memory;
+  }
   const std::size_t room = (bytes + kBlockBytes - 1) / kBlockBytes * kBlockBytes;
-  memory_ = static_cast<std::byte*>(std::aligned_alloc(kBlockBytes, room));
-  if (memory_ == nullptr) std::abort();  // as everywhere: out of memory ends the process
+  auto* memory = static_cast<std::byte*>(std::aligned_alloc(kBlockBytes, room));
+  if (memory == nullptr) std::abort();  // as everywhere: out of memory ends the process
+  return memory;
+}
+
+void Share::release(std::byte* memory, std::size_t bytes) {
+  if (bytes <= kBlockBytes && spare_.size() < kSpareBlocks) {
+    spare_.push_back(memory);
+  } else {
+    std::free(memory);
+  }
 }
 
 void Share::Buffer::give_back() {
   if (share_ == nullptr) return;
-  std::free(memory_);
+  share_->release(memory_, bytes_);
   std::exchange(share_, nullptr)->give(bytes_, common_);
 }
 

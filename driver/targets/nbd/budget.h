@@ -13,6 +13,7 @@
 #include <mutex>
 #include <span>
 #include <utility>
+#include <vector>
 
 #include "blockstore/runtime/sync.h"
 
@@ -59,6 +60,7 @@ class Share {
  public:
   Share(Budget& budget, std::size_t floor_bytes, std::size_t limit_bytes)
       : budget_(budget), floor_bytes_(floor_bytes), limit_bytes_(limit_bytes) {}
+  ~Share();
   Share(const Share&) = delete;
   Share& operator=(const Share&) = delete;
 
@@ -86,6 +88,7 @@ class Share {
     std::span<std::byte> data() const { return {memory_, bytes_}; }
 
    private:
+    friend class Share;
     void give_back();
     Share* share_ = nullptr;
     std::byte* memory_ = nullptr;
@@ -98,12 +101,15 @@ class Share {
 
  private:
   void give(std::size_t bytes, std::size_t common);
+  std::byte* allocate(std::size_t bytes);
+  void release(std::byte* memory, std::size_t bytes);
 
   Budget& budget_;
   const std::size_t floor_bytes_;
   const std::size_t limit_bytes_;
   std::size_t held_bytes_ = 0;
   std::deque<std::pair<std::size_t, Waiter>> waiting_;
+  std::vector<std::byte*> spare_;  // single blocks: what small requests use again and again
 };
 
 }  // namespace voltree::nbd

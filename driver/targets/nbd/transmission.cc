@@ -261,6 +261,7 @@ Task<void> Transmission::serve(Request request) {
   }
   if (request.command == Command::kBlockStatus) {
     std::vector<std::uint32_t> ids;
+    ids.reserve(session_.contexts.size());
     for (const Context& context : session_.contexts) ids.push_back(context.id);
     co_await serve_block_status(request, std::move(ids));
     co_return;
