@@ -287,18 +287,18 @@ Task<Status> Negotiation::answer_start_tls(const Message& message) {
     co_return co_await refuse(message.option, OptionReply::kErrInvalid,
                               encrypted_ ? "TLS has begun already" : "STARTTLS takes no data");
   }
-  if (tls_ == nullptr) {
+  if (!start_tls_) {
     co_return co_await refuse(message.option, OptionReply::kErrPolicy, "there is no TLS here");
   }
   VT_CO_RETURN_IF_ERROR(co_await reply(message.option, OptionReply::kAck));
   // Whoever sends before our answer is not the client that asked for TLS: what it put there in
   // plain text must not be read as if it had come through TLS.
-  if (socket_.holds_input()) {
+  if (stream_->holds_input()) {
     co_return error(Code::kPermission, "the client sent plain text behind STARTTLS");
   }
-  VT_CO_ASSIGN_OR_RETURN(TlsServer::Accepted accepted, co_await tls_->accept(socket_));
-  stream_ = std::move(accepted.stream);
-  peer_ = std::move(accepted.peer);
+  VT_CO_ASSIGN_OR_RETURN(Encrypted encrypted, co_await start_tls_());
+  stream_ = encrypted.stream;
+  peer_ = std::move(encrypted.peer);
   encrypted_ = true;
   // "the server MUST NOT preserve any negotiation state"
   session_ = Session();

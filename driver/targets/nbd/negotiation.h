@@ -11,7 +11,6 @@
 #include "blockstore/runtime/task.h"
 #include "driver/targets/nbd/exports.h"
 #include "driver/targets/nbd/stream.h"
-#include "driver/targets/nbd/tls.h"
 #include "driver/targets/nbd/wire.h"
 
 namespace voltree::nbd {
@@ -27,22 +26,28 @@ struct Session {
 
 class Negotiation {
  public:
-  // `tls` may be null: this door has none. With `tls_required` nothing but STARTTLS is answered
-  // before it. `peer` is who the client is as long as TLS has not told (access.h).
-  Negotiation(Exports& exports, std::unique_ptr<Stream>& stream, SocketStream& socket,
-              const TlsServer* tls, bool tls_required, std::string peer,
-              std::function<void(const Export&, const std::string& peer)> opened)
+  // Takes the stream over into TLS; it is the old stream's owner who keeps both.
+  struct Encrypted {
+    Stream* stream = nullptr;
+    std::string peer;  // access.h
+  };
+  using StartTls = std::function<Task<Result<Encrypted>>()>;
+
+  // `start_tls` may be empty: this door has none. With `tls_required` nothing but STARTTLS is
+  // answered before it. `peer` is who the client is as long as TLS has not told (access.h).
+  Negotiation(Exports& exports, Stream& stream, StartTls start_tls, bool tls_required,
+              std::string peer, std::function<void(const Export&, const std::string& peer)> opened)
       : exports_(exports),
-        stream_(stream),
-        socket_(socket),
-        tls_(tls),
+        stream_(&stream),
+        start_tls_(std::move(start_tls)),
         tls_required_(tls_required),
         peer_(std::move(peer)),
         opened_(std::move(opened)) {}
 
   // kCancelled: the client took its leave; kGone: it went without; others: it was sent away.
-  // STARTTLS replaces `stream`.
   Task<Result<Session>> run();
+  // Where the session goes on.
+  Stream& stream() { return *stream_; }
 
  private:
   struct Message {
@@ -70,9 +75,8 @@ class Negotiation {
   std::uint16_t transmission_flags(bool read_only) const;
 
   Exports& exports_;
-  std::unique_ptr<Stream>& stream_;
-  SocketStream& socket_;
-  const TlsServer* tls_;
+  Stream* stream_;
+  const StartTls start_tls_;
   const bool tls_required_;
   std::string peer_;
   // Called when the client has an export, and before it hears of it.

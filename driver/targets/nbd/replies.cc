@@ -120,7 +120,7 @@ Task<void> Replies::flush_queue() {
       const Status status = co_await stream_.write(parts);
       if (!status.ok()) {
         broken_ = true;
-        socket_.shut_down();  // the reading side learns of it
+        stream_.shut_down();  // the reading side learns of it
       }
     }
     for (Outgoing* reply : batch) {

@@ -21,8 +21,8 @@ WireError wire_error(const Status& status);
 // Used on the connection's executor alone.
 class Replies {
  public:
-  Replies(Stream& stream, SocketStream& socket, bool structured, bool extended)
-      : stream_(stream), socket_(socket), structured_(structured), extended_(extended) {}
+  Replies(Stream& stream, bool structured, bool extended)
+      : stream_(stream), structured_(structured), extended_(extended) {}
   Replies(const Replies&) = delete;
   Replies& operator=(const Replies&) = delete;
 
@@ -59,7 +59,6 @@ class Replies {
   Task<void> flush_queue();
 
   Stream& stream_;
-  SocketStream& socket_;
   const bool structured_;
   const bool extended_;
   bool broken_ = false;

@@ -10,7 +10,6 @@
 #include <cerrno>
 
 #include "blockstore/runtime/fd_io.h"
-#include "driver/targets/nbd/negotiation.h"
 
 namespace voltree::nbd {
 namespace {
@@ -44,6 +43,7 @@ struct Server::Connection {
       : socket(runtime, fd), local(is_local), share(budget, kFloorBytes, limit_bytes) {}
 
   SocketStream socket;
+  std::unique_ptr<Stream> encrypted;  // TLS over it, once there is any
   const bool local;
   Share share;
   std::uint64_t id = 0;
@@ -192,41 +192,40 @@ Task<void> Server::serve(std::shared_ptr<Connection> connection) {
   changed_.notify_all();
 }
 
+Task<Result<Negotiation::Encrypted>> Server::encrypt(Connection& connection) {
+  VT_CO_ASSIGN_OR_RETURN(TlsServer::Accepted accepted, co_await tls_->accept(connection.socket));
+  connection.encrypted = std::move(accepted.stream);
+  co_return Negotiation::Encrypted{connection.encrypted.get(), std::move(accepted.peer)};
+}
+
 Task<Status> Server::converse(Connection& connection) {
-  std::unique_ptr<Stream> stream;  // TLS, once there is any
-  struct Borrowed final : Stream {
-    explicit Borrowed(SocketStream& of) : socket(of) {}
-    Task<Status> read(std::span<std::byte> out) override { return socket.read(out); }
-    Task<Status> write(std::span<iovec> parts) override { return socket.write(parts); }
-    bool holds_input() const override { return socket.holds_input(); }
-    Task<void> close() override { return socket.close(); }
-    SocketStream& socket;
-  };
-  stream = std::make_unique<Borrowed>(connection.socket);
-  Negotiation negotiation(exports_, stream, connection.socket, tls_.get(),
+  Negotiation::StartTls start_tls;
+  if (tls_) start_tls = [this, &connection] { return encrypt(connection); };
+  Negotiation negotiation(exports_, connection.socket, std::move(start_tls),
                           tls_ != nullptr && !connection.local, connection.peer,
                           [this, &connection](const Export& exported, const std::string& peer) {
                             const std::lock_guard lock(mutex_);
+                            connection.negotiating = false;  // GO has only to be told
                             connection.peer = peer;
                             connection.export_name = exported.node.name.str();
                             connection.node = exported.node.id;
                             connection.read_only = exported.read_only;
                           });
   Result<Session> session = co_await negotiation.run();
+  Stream& stream = negotiation.stream();
   if (!session.ok()) {
-    co_await stream->close();
+    co_await stream.close();
     co_return session.status();
   }
-  Transmission transmission(store_, *stream, connection.socket, std::move(*session),
-                            connection.share, observer_, stopping_);
+  Transmission transmission(store_, stream, std::move(*session), connection.share, observer_,
+                            stopping_);
   {
     const std::lock_guard lock(mutex_);
-    connection.negotiating = false;
     connection.transmission = &transmission;
     if (connection.sent_away || stopping_.load()) connection.socket.shut_down();
   }
   Status status = co_await transmission.run();
-  co_await stream->close();
+  co_await stream.close();
   const std::lock_guard lock(mutex_);
   connection.transmission = nullptr;
   co_return status;

@@ -26,6 +26,7 @@
 #include "driver/targets/nbd/budget.h"
 #include "driver/targets/nbd/exports.h"
 #include "driver/targets/nbd/listener.h"
+#include "driver/targets/nbd/negotiation.h"
 #include "driver/targets/nbd/tls.h"
 #include "driver/targets/nbd/transmission.h"
 
@@ -86,6 +87,7 @@ class Server {
   Task<void> accept_loop(Listener& listener);
   void admit(int fd, bool local);
   Task<void> serve(std::shared_ptr<Connection> connection);
+  Task<Result<Negotiation::Encrypted>> encrypt(Connection& connection);
   Task<Status> converse(Connection& connection);
   void watch();
   void shut_down_late(std::vector<std::string>& said);

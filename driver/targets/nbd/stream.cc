@@ -25,7 +25,7 @@ SocketStream::~SocketStream() {
   ::close(fd_);
 }
 
-void SocketStream::grow_buffer() { buffer_.resize(kBufferBytes); }
+void SocketStream::expect_much() { buffer_.resize(kBufferBytes); }
 
 void SocketStream::shut_down_reading() { ::shutdown(fd_, SHUT_RD); }
 void SocketStream::shut_down() { ::shutdown(fd_, SHUT_RDWR); }

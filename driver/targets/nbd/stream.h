@@ -1,7 +1,7 @@
 // Stream: the two ways of bytes of one connection. Plain here; tls.h puts TLS over it.
 //
 // Owned and used by coroutines of one executor; one of them reads, one writes, at a time. Only
-// shut_down() and stalled_since() may be called from elsewhere.
+// shut_down*() and stalled_since() may be called from elsewhere.
 #pragma once
 
 #include <sys/uio.h>
@@ -29,8 +29,12 @@ class Stream {
   virtual Task<Status> write(std::span<iovec> parts) = 0;
   // Whether bytes were received that nobody has read.
   virtual bool holds_input() const = 0;
-  // Says goodbye where the form of the stream has words for it.
+  // The peer has shown that it means it: from now on there is much to read.
+  virtual void expect_much() = 0;
+  // Says goodbye where the form of the stream has words for it, and ends both ways.
   virtual Task<void> close() = 0;
+  // Ends both ways at once; who waits is woken. Thread-safe.
+  virtual void shut_down() = 0;
 };
 
 // Over a connected, non-blocking socket, which it owns.
@@ -49,13 +53,11 @@ class SocketStream final : public Stream {
   // What has arrived, at least one byte and at most `out`; for who puts a form of its own over it.
   Task<Result<std::size_t>> read_some(std::span<std::byte> out);
 
-  // A larger buffer for the reading side, once the peer has shown that it means it.
-  void grow_buffer();
+  void expect_much() override;
   int fd() const { return fd_; }
   Runtime& runtime() { return runtime_; }
-  // Ends the reading side, or both; who waits is woken. Thread-safe.
-  void shut_down_reading();
-  void shut_down();
+  void shut_down() override;
+  void shut_down_reading();  // thread-safe, too
   // When the write that waits for the peer began to wait; 0 when none does. Monotonic. Thread-safe.
   std::chrono::nanoseconds stalled_since() const { return stalled_since_.load(); }
 

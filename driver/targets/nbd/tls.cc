@@ -206,6 +206,9 @@ class TlsStream final : public Stream {
     return begin_ != end_ || ::gnutls_record_check_pending(session_) != 0;
   }
 
+  void expect_much() override { socket_.expect_much(); }
+  void shut_down() override { socket_.shut_down(); }
+
   // Once, without waiting: the peer may be gone, or not reading.
   Task<void> close() override {
     (void)::gnutls_bye(session_, GNUTLS_SHUT_WR);

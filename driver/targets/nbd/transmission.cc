@@ -15,21 +15,19 @@ alignas(kBlockBytes) constexpr std::byte kZeroPiece[64 * 1024]{};
 
 }  // namespace
 
-Transmission::Transmission(Store& store, Stream& stream, SocketStream& socket, Session session,
-                           Share& share, ChangeObserver* observer,
-                           const std::atomic<bool>& stopping)
+Transmission::Transmission(Store& store, Stream& stream, Session session, Share& share,
+                           ChangeObserver* observer, const std::atomic<bool>& stopping)
     : store_(store),
       stream_(stream),
-      socket_(socket),
       session_(std::move(session)),
       device_(*session_.exported.device),
       share_(share),
       observer_(observer),
       stopping_(stopping),
-      replies_(stream, socket, session_.structured, session_.extended) {}
+      replies_(stream, session_.structured, session_.extended) {}
 
 Task<Status> Transmission::run() {
-  socket_.grow_buffer();
+  stream_.expect_much();
   Status status;
   std::size_t turn = 0;
   while (!stopping_.load() && !replies_.broken()) {

@@ -30,7 +30,7 @@ class ChangeObserver {
 
 class Transmission {
  public:
-  Transmission(Store& store, Stream& stream, SocketStream& socket, Session session, Share& share,
+  Transmission(Store& store, Stream& stream, Session session, Share& share,
                ChangeObserver* observer, const std::atomic<bool>& stopping);
   Transmission(const Transmission&) = delete;
   Transmission& operator=(const Transmission&) = delete;
@@ -77,7 +77,6 @@ class Transmission {
 
   Store& store_;
   Stream& stream_;
-  SocketStream& socket_;
   const Session session_;
   BlockDevice& device_;
   Share& share_;
