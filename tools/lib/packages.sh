@@ -13,6 +13,8 @@ readonly packages_test="clang-format python3 xfsprogs btrfs-progs dosfstools qem
   sqlite3 jq fio libnbd-bin nbdfuse nbdkit gnutls-bin"
 # shellcheck disable=SC2034
 readonly packages_bench="fio"
+# shellcheck disable=SC2034
+readonly packages_fuzz="clang-16 libclang-rt-16-dev"
 # The newest clang-tidy of Debian 12: those before it cannot read coroutines.
 # shellcheck disable=SC2034
 readonly packages_lint="clang-format clang-tidy-16"
