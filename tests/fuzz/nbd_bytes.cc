@@ -24,7 +24,7 @@ class BytesStream final : public Stream {
       input_ = {};
       co_return error(Code::kGone, "the client closed the connection");
     }
-    std::memcpy(out.data(), input_.data(), out.size());
+    if (!out.empty()) std::memcpy(out.data(), input_.data(), out.size());
     input_ = input_.subspan(out.size());
     co_return Status();
   }
