@@ -187,6 +187,30 @@ TEST_F(HostileTest, HalfOpenConnectionsMakeRoom) {
   EXPECT_LE(server_->connections().size(), 21U);
 }
 
+TEST_F(HostileTest, TenThousandHalfOpenConnections) {
+  constexpr std::size_t kCount = 10'000;
+  rlimit files{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &files), 0);
+  if (files.rlim_max < kCount + 2000) GTEST_SKIP() << "at most " << files.rlim_max << " files";
+  files.rlim_cur = files.rlim_max;
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &files), 0);
+  TestClient working(socket_);
+  ASSERT_TRUE(working.go("disk"));
+  std::vector<std::unique_ptr<TestClient>> half_open;
+  const std::size_t before = resident_bytes();
+  for (std::size_t i = 0; i < kCount; ++i) {
+    half_open.push_back(std::make_unique<TestClient>(socket_));
+    ASSERT_TRUE(half_open.back()->connected()) << i;
+    if (i % 1000 == 0) {
+      expect_served();
+      EXPECT_EQ(working.read(0, 4096).first, WireError::kNone);
+    }
+  }
+  expect_served();
+  EXPECT_LE(server_->connections().size(), options_.connections_max + 1);
+  EXPECT_LT(resident_bytes(), before + (64U << 20));
+}
+
 TEST_F(HostileTest, AHandshakeHasItsTime) {
   options_.handshake_timeout = std::chrono::seconds(1);
   restart();
