@@ -282,6 +282,25 @@ TEST_F(HostileTest, NothingButRequestsInTheTransmissionPhase) {
   expect_served();
 }
 
+TEST_F(HostileTest, AnEndlessRequestEndsWithItsClientOrTheServer) {
+  must("volume.create", {{"name", "huge"}, {"size_bytes", std::uint64_t{1} << 40}});
+  for (const bool leaves : {true, false}) {
+    TestClient client(socket_);
+    ASSERT_TRUE(client.go("huge", Form::kExtended));
+    // A tebibyte of zeros that take space: hours of work, and more than the host has.
+    ASSERT_TRUE(client.request(Command::kWriteZeroes, 0, std::uint64_t{1} << 40, kNoHole));
+    if (leaves) {
+      client.close();
+      TestClient other(socket_);
+      ASSERT_TRUE(other.go("disk"));
+      must("nbd.disconnect", {{"name", "huge"}});
+    } else {
+      server_->stop();
+      EXPECT_TRUE(client.closed()) << "no answer: a client that comes back asks again";
+    }
+  }
+}
+
 TEST_F(HostileTest, AThousandClientsInTurnLeaveNothing) {
   expect_served();
   const std::size_t before = resident_bytes();

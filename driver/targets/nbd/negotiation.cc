@@ -89,6 +89,8 @@ Task<Result<Session>> Negotiation::run() {
     VT_CO_ASSIGN_OR_RETURN(const Message message, co_await read_option());
     VT_CO_ASSIGN_OR_RETURN(const bool goes_on, co_await answer(message));
     if (!goes_on) co_return std::move(session_);
+    // Options may come faster than they are answered: others have their turn.
+    co_await ResumeOn{*Executor::current()};
   }
 }
 

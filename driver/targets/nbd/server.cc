@@ -17,6 +17,7 @@ namespace {
 // What every connection may hold whatever others do: a few requests of common size.
 constexpr std::size_t kFloorBytes = std::size_t{128} * 1024;
 constexpr int kSocketBufferBytes = 1 << 20;
+constexpr std::size_t kAcceptsInATurn = 8;
 constexpr std::chrono::milliseconds kWatchInterval{500};
 constexpr std::chrono::seconds kStopGrace{5};
 constexpr std::uint64_t kLinesMax = 20;  // of log in an interval: clients must not fill the disk
@@ -131,10 +132,13 @@ void Server::stop() {
 // --- Taking connections.
 
 Task<void> Server::accept_loop(Listener& listener) {
+  std::size_t turn = 0;
   while (!stopping_.load()) {
     const int fd = ::accept4(listener.fd, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (fd >= 0) {
       admit(fd, !listener.path.empty());
+      // Who knocks without end must not keep this executor from its work.
+      if (++turn % kAcceptsInATurn == 0) co_await ResumeOn{*Executor::current()};
       continue;
     }
     if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) {

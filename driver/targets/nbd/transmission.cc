@@ -53,6 +53,7 @@ Task<Status> Transmission::run() {
     if (!status.ok()) break;
     if (++turn % kRequestsInATurn == 0) co_await ResumeOn{*Executor::current()};
   }
+  peer_left_ = !status.ok();
   co_await wait_for_fewer(1);
   co_return status;
 }
@@ -327,16 +328,23 @@ Task<void> Transmission::serve_write_piece(std::shared_ptr<Assembly> assembly,
   co_await replies_.finish(assembly->request, assembly->status);
 }
 
+bool Transmission::abandoned() {
+  if (!peer_left_ && !stopping_.load() && !replies_.broken()) return false;
+  stream_.shut_down();
+  return true;
+}
+
 // "NBD_CMD_TRIM": a hint, so that a block that is trimmed in part stays as it is.
 Task<Status> Transmission::trim(const Request& request) {
   std::uint64_t at = (request.offset_bytes + kBlockBytes - 1) / kBlockBytes * kBlockBytes;
   std::uint64_t end = request.offset_bytes + request.length_bytes;
   if (end != session_.exported.size_bytes) end = end / kBlockBytes * kBlockBytes;
-  while (at < end && !replies_.broken()) {
+  while (at < end) {
     const std::uint64_t length = std::min(kZeroPieceBytes, end - at);
     VT_CO_RETURN_IF_ERROR(co_await device_.discard(at, length));
     co_await tell(at, length);
     at += length;
+    if (at < end && abandoned()) co_return error(Code::kCancelled, "the connection has ended");
   }
   if ((request.flags & kFua) != 0) VT_CO_RETURN_IF_ERROR(co_await device_.flush());
   co_return Status();
@@ -350,11 +358,12 @@ Task<Status> Transmission::write_zeroes(const Request& request) {
     co_return co_await write_real_zeroes(request);
   }
   const std::uint64_t end = request.offset_bytes + request.length_bytes;
-  for (std::uint64_t at = request.offset_bytes; at < end && !replies_.broken();) {
+  for (std::uint64_t at = request.offset_bytes; at < end;) {
     const std::uint64_t length = std::min(kZeroPieceBytes, end - at);
     VT_CO_RETURN_IF_ERROR(co_await device_.write_zeroes(at, length, WriteOptions{}));
     co_await tell(at, length);
     at += length;
+    if (at < end && abandoned()) co_return error(Code::kCancelled, "the connection has ended");
   }
   if ((request.flags & kFua) != 0) VT_CO_RETURN_IF_ERROR(co_await device_.flush());
   co_return Status();
@@ -363,12 +372,13 @@ Task<Status> Transmission::write_zeroes(const Request& request) {
 // NO_HOLE: "the client wants to ensure that the server does not create a hole".
 Task<Status> Transmission::write_real_zeroes(const Request& request) {
   const std::uint64_t end = request.offset_bytes + request.length_bytes;
-  for (std::uint64_t at = request.offset_bytes; at < end && !replies_.broken();) {
+  for (std::uint64_t at = request.offset_bytes; at < end;) {
     const std::uint64_t length = std::min<std::uint64_t>(sizeof kZeroPiece, end - at);
     VT_CO_RETURN_IF_ERROR(co_await device_.write(
         at, std::span<const std::byte>(kZeroPiece).first(length), WriteOptions{}));
     co_await tell(at, length);
     at += length;
+    if (at < end && abandoned()) co_return error(Code::kCancelled, "the connection has ended");
   }
   if ((request.flags & kFua) != 0) VT_CO_RETURN_IF_ERROR(co_await device_.flush());
   co_return Status();

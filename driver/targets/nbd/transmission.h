@@ -68,6 +68,9 @@ class Transmission {
   Task<void> serve_write_piece(std::shared_ptr<Assembly> assembly, std::uint64_t offset_bytes,
                                Share::Buffer data);
   Task<void> serve_block_status(Request request, std::vector<std::uint32_t> ids);
+  // Between the pieces of a long request: whether there is nobody left to finish it for. Then the
+  // connection is ended without an answer, so that a client that comes back asks again.
+  bool abandoned();
   Task<Status> trim(const Request& request);
   Task<Status> write_zeroes(const Request& request);
   Task<Status> write_real_zeroes(const Request& request);
@@ -84,6 +87,7 @@ class Transmission {
   const std::atomic<bool>& stopping_;
   Replies replies_;
   std::atomic<std::uint64_t> requests_{0};
+  bool peer_left_ = false;
   std::size_t in_flight_ = 0;
   std::size_t wanted_in_flight_ = 0;      // the reader waits until there are fewer
   std::coroutine_handle<> reader_waits_;  // for that
