@@ -20,8 +20,8 @@ namespace {
 constexpr const char* kCertificatePriority = "SECURE128:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2";
 constexpr const char* kPskPriority =
     "SECURE128:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2:+ECDHE-PSK:+DHE-PSK";
-constexpr std::size_t kInputBytes = 17 * 1024;  // one record, RFC 8446 section 5.2
-constexpr std::size_t kOutputBytes = 256 * 1024;
+constexpr std::size_t kInputBytes = std::size_t{17} * 1024;  // one record, RFC 8446 section 5.2
+constexpr std::size_t kOutputBytes = std::size_t{256} * 1024;
 constexpr std::size_t kPskFileMaxBytes = 1 << 20;
 
 Status tls_error(int code, std::string_view what) {
