@@ -270,6 +270,38 @@ TEST_F(HostileTest, StalledClientsGoWhenOthersNeedTheMemory) {
   EXPECT_EQ(polite.read(0, 16 << 20).first, WireError::kNone) << "more than is left";
 }
 
+TEST_F(HostileTest, WhoStopsInTheMiddleOfItsPayloadGoesWhenOthersNeedTheMemory) {
+  options_.memory_bytes = 32 << 20;
+  options_.stall_timeout = std::chrono::seconds(1);
+  restart();
+  std::vector<std::unique_ptr<TestClient>> mute;
+  for (int i = 0; i < 32; ++i) {
+    mute.push_back(std::make_unique<TestClient>(socket_));
+    ASSERT_TRUE(mute.back()->go("disk"));
+    ASSERT_TRUE(mute.back()->request(Command::kWrite, 0, kMiB));
+    ASSERT_TRUE(mute.back()->send(Blob(100)));
+  }
+  TestClient polite(socket_);
+  ASSERT_TRUE(polite.go("disk"));
+  EXPECT_EQ(polite.write(0, random_bytes(4 * kMiB, 7)), WireError::kNone) << "more than is left";
+}
+
+TEST_F(HostileTest, DisconnectDoesNotWaitForWhoComesBack) {
+  std::atomic<bool> over{false};
+  std::thread returning([&] {
+    while (!over.load()) {
+      TestClient client(socket_);
+      if (client.go("disk")) (void)client.closed();
+    }
+  });
+  for (int i = 0; i < 50; ++i) must("nbd.disconnect", {{"name", "disk"}});
+  over.store(true);
+  while (!must("nbd.connections")["connections"].empty()) {
+    must("nbd.disconnect", {{"name", "disk"}});
+  }
+  returning.join();
+}
+
 TEST_F(HostileTest, NothingButRequestsInTheTransmissionPhase) {
   TestClient client(socket_);
   ASSERT_TRUE(client.go("disk"));

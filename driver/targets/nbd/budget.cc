@@ -92,13 +92,17 @@ Task<Share::Buffer> Share::take(std::size_t bytes) {
   if (held_bytes_ > floor_bytes_) {
     common = bytes;
     co_await budget_.take(common);
+    common_bytes_.fetch_add(common, std::memory_order_relaxed);
   }
   co_return Buffer(this, bytes, common);
 }
 
 void Share::give(std::size_t bytes, std::size_t common) {
   held_bytes_ -= bytes;
-  if (common != 0) budget_.give(common);
+  if (common != 0) {
+    common_bytes_.fetch_sub(common, std::memory_order_relaxed);
+    budget_.give(common);
+  }
   while (!waiting_.empty()) {
     const auto [wanted, waiter] = waiting_.front();
     if (held_bytes_ != 0 && held_bytes_ + wanted > limit_bytes_) break;

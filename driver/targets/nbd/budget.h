@@ -96,6 +96,9 @@ class Share {
     std::size_t common_ = 0;  // of the common budget
   };
 
+  // Whether it holds any of what all share. Thread-safe.
+  bool holds_common() const { return common_bytes_.load(std::memory_order_relaxed) != 0; }
+
   // Waits until the connection, and all of them, may hold that much more.
   Task<Buffer> take(std::size_t bytes);
 
@@ -108,6 +111,7 @@ class Share {
   const std::size_t floor_bytes_;
   const std::size_t limit_bytes_;
   std::size_t held_bytes_ = 0;
+  std::atomic<std::size_t> common_bytes_{0};  // of these
   std::deque<std::pair<std::size_t, Waiter>> waiting_;
   std::vector<std::byte*> spare_;  // single blocks: what small requests use again and again
 };

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <set>
 
 #include "blockstore/runtime/fd_io.h"
 
@@ -261,8 +262,8 @@ void Server::shut_down_late(std::vector<std::string>& said) {
     }
     const std::chrono::nanoseconds stalled = connection->socket.stalled_since();
     if (stalled.count() != 0 && now - stalled > options_.stall_timeout &&
-        budget_.short_of_memory()) {
-      why = "it does not read its replies, and others wait for the memory";
+        connection->share.holds_common() && budget_.short_of_memory()) {
+      why = "it neither sends nor reads what it began, and others wait for the memory";
     }
     if (why == nullptr) continue;
     connection->sent_away = true;
@@ -285,18 +286,19 @@ void Server::log(const std::string& line) {
 
 std::size_t Server::disconnect(NodeId node) {
   std::unique_lock lock(mutex_);
-  std::size_t count = 0;
+  // Those that are there now: clients that reconnect at once would be waited for without end.
+  std::set<std::uint64_t> ids;
   for (const auto& connection : connections_) {
     if (connection->node != node) continue;
     connection->sent_away = true;
     connection->socket.shut_down();
-    ++count;
+    ids.insert(connection->id);
   }
   changed_.wait(lock, [&] {
     return std::none_of(connections_.begin(), connections_.end(),
-                        [&](const auto& connection) { return connection->node == node; });
+                        [&](const auto& connection) { return ids.contains(connection->id); });
   });
-  return count;
+  return ids.size();
 }
 
 std::vector<ConnectionInfo> Server::connections() const {

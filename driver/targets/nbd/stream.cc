@@ -39,7 +39,9 @@ Task<Result<std::size_t>> SocketStream::receive(std::span<std::byte> out) {
     if (got == 0) co_return error(Code::kGone, "the client closed the connection");
     if (errno == EINTR) continue;
     if (errno != EAGAIN) co_return Status::from_errno(errno, "receiving");
+    reading_since_.store(runtime_.monotonic_now());
     const int ready = co_await FdPoll(runtime_, fd_, POLLIN);
+    reading_since_.store(std::chrono::nanoseconds(0));
     if (ready < 0) co_return Status::from_errno(-ready, "receiving");
   }
 }
@@ -76,14 +78,14 @@ Task<Status> SocketStream::write(std::span<iovec> parts) {
     if (sent < 0) {
       if (errno == EINTR) continue;
       if (errno != EAGAIN) co_return Status::from_errno(errno, "sending");
-      if (stalled_since_.load() == std::chrono::nanoseconds(0)) {
-        stalled_since_.store(runtime_.monotonic_now());
+      if (writing_since_.load() == std::chrono::nanoseconds(0)) {
+        writing_since_.store(runtime_.monotonic_now());
       }
       const int ready = co_await FdPoll(runtime_, fd_, POLLOUT);
       if (ready < 0) co_return Status::from_errno(-ready, "sending");
       continue;
     }
-    stalled_since_.store(std::chrono::nanoseconds(0));
+    writing_since_.store(std::chrono::nanoseconds(0));
     auto left = static_cast<std::size_t>(sent);
     while (!parts.empty() && left >= parts.front().iov_len) {
       left -= parts.front().iov_len;

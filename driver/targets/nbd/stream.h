@@ -6,6 +6,7 @@
 
 #include <sys/uio.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstddef>
@@ -58,8 +59,14 @@ class SocketStream final : public Stream {
   Runtime& runtime() { return runtime_; }
   void shut_down() override;
   void shut_down_reading();  // thread-safe, too
-  // When the write that waits for the peer began to wait; 0 when none does. Monotonic. Thread-safe.
-  std::chrono::nanoseconds stalled_since() const { return stalled_since_.load(); }
+  // Since when a side has been waiting for the peer, the one that waits longer; 0 when none does.
+  // Monotonic. Thread-safe.
+  std::chrono::nanoseconds stalled_since() const {
+    const std::chrono::nanoseconds reading = reading_since_.load();
+    const std::chrono::nanoseconds writing = writing_since_.load();
+    if (reading.count() == 0 || writing.count() == 0) return std::max(reading, writing);
+    return std::min(reading, writing);
+  }
 
  private:
   Task<Result<std::size_t>> receive(std::span<std::byte> out);
@@ -69,7 +76,8 @@ class SocketStream final : public Stream {
   std::vector<std::byte> buffer_;
   std::size_t begin_ = 0;  // of what is in buffer_
   std::size_t end_ = 0;
-  std::atomic<std::chrono::nanoseconds> stalled_since_{std::chrono::nanoseconds(0)};
+  std::atomic<std::chrono::nanoseconds> reading_since_{std::chrono::nanoseconds(0)};
+  std::atomic<std::chrono::nanoseconds> writing_since_{std::chrono::nanoseconds(0)};
 };
 
 }  // namespace voltree::nbd

@@ -309,6 +309,7 @@ Task<void> Transmission::serve_read(Request request) {
   }
 }
 
+// After a failure, too: part of the range may have changed.
 Task<void> Transmission::tell(std::uint64_t offset_bytes, std::uint64_t length_bytes) {
   if (observer_ == nullptr) co_return;
   co_await observer_->changed(session_.exported.node.id, offset_bytes, length_bytes);
@@ -342,8 +343,9 @@ Task<Status> Transmission::trim(const Request& request) {
   if (end != session_.exported.size_bytes) end = end / kBlockBytes * kBlockBytes;
   while (at < end) {
     const std::uint64_t length = std::min(kZeroPieceBytes, end - at);
-    VT_CO_RETURN_IF_ERROR(co_await device_.discard(at, length));
+    const Status status = co_await device_.discard(at, length);
     co_await tell(at, length);
+    if (!status.ok()) co_return status;
     at += length;
     if (at < end && abandoned()) co_return error(Code::kCancelled, "the connection has ended");
   }
@@ -361,8 +363,9 @@ Task<Status> Transmission::write_zeroes(const Request& request) {
   const std::uint64_t end = request.offset_bytes + request.length_bytes;
   for (std::uint64_t at = request.offset_bytes; at < end;) {
     const std::uint64_t length = std::min(kZeroPieceBytes, end - at);
-    VT_CO_RETURN_IF_ERROR(co_await device_.write_zeroes(at, length, WriteOptions{}));
+    const Status status = co_await device_.write_zeroes(at, length, WriteOptions{});
     co_await tell(at, length);
+    if (!status.ok()) co_return status;
     at += length;
     if (at < end && abandoned()) co_return error(Code::kCancelled, "the connection has ended");
   }
@@ -375,9 +378,10 @@ Task<Status> Transmission::write_real_zeroes(const Request& request) {
   const std::uint64_t end = request.offset_bytes + request.length_bytes;
   for (std::uint64_t at = request.offset_bytes; at < end;) {
     const std::uint64_t length = std::min<std::uint64_t>(sizeof kZeroPiece, end - at);
-    VT_CO_RETURN_IF_ERROR(co_await device_.write(
-        at, std::span<const std::byte>(kZeroPiece).first(length), WriteOptions{}));
+    const std::span<const std::byte> zeroes(kZeroPiece, length);
+    const Status status = co_await device_.write(at, zeroes, WriteOptions{});
     co_await tell(at, length);
+    if (!status.ok()) co_return status;
     at += length;
     if (at < end && abandoned()) co_return error(Code::kCancelled, "the connection has ended");
   }
