@@ -2,6 +2,7 @@
 // section names the comments quote. All numbers on the wire are big-endian.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -142,9 +143,11 @@ class Writer {
     if constexpr (std::is_enum_v<T>) {
       return number(static_cast<std::underlying_type_t<T>>(value));
     } else {
-      for (std::size_t i = sizeof(T); i-- > 0;) {
-        bytes_.push_back(static_cast<std::byte>((value >> (8 * i)) & 0xFF));
+      std::array<std::byte, sizeof(T)> digits;
+      for (std::size_t i = 0; i < sizeof(T); ++i) {
+        digits[i] = static_cast<std::byte>((value >> (8 * (sizeof(T) - 1 - i))) & 0xFF);
       }
+      bytes_.insert(bytes_.end(), digits.begin(), digits.end());
       return *this;
     }
   }
