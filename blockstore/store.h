@@ -175,6 +175,8 @@ class Store {
   // of the store.
   Task<Result<std::vector<ByteRange>>> diff(std::string a, std::string b);
   Task<Result<PoolInfo>> pool();
+  // Of this store, since it was made.
+  const std::string& uuid() const;
   StoreCounters counters() const;
   bool read_only() const;
   // Raised by each change of the tree of volumes: caches of names compare it.

@@ -142,6 +142,8 @@ Task<Result<std::vector<ByteRange>>> Store::diff(std::string a, std::string b) {
   co_return ranges;
 }
 
+const std::string& Store::uuid() const { return core_->uuid; }
+
 Task<Result<PoolInfo>> Store::pool() {
   StoreCore& core = *core_;
   PoolInfo pool;

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <array>
 
+#include "driver/targets/attachments.h"
 #include "driver/targets/loop_target.h"
+#include "driver/targets/nbd_target.h"
 
 namespace voltree {
 namespace {
@@ -29,9 +31,18 @@ Service::Service(Runtime& runtime, Store& store, ExportedTree* tree)
     : runtime_(runtime),
       store_(store),
       tree_(tree),
-      loop_(std::make_unique<LoopTarget>(runtime, store, tree)) {}
+      attachments_(std::make_unique<Attachments>(runtime, store)) {
+  attachments_->add(std::make_unique<LoopTarget>(runtime, tree));
+}
 
 Service::~Service() = default;
+
+void Service::set_nbd(nbd::Server* server) {
+  nbd_ = server;
+  attachments_->remove("nbd");
+  if (server == nullptr) return;
+  attachments_->add(std::make_unique<NbdTarget>(runtime_, *server, store_.uuid()));
+}
 
 Result<Json> Service::call(std::string_view method, const Json& params,
                            const ProgressSink& progress, Refusal* refusal) {
@@ -47,7 +58,9 @@ Result<Json> Service::call(std::string_view method, const Json& params,
   return answer;
 }
 
-std::vector<std::string> Service::release_devices() { return loop_->release_all(); }
+std::vector<std::string> Service::resume_devices() { return attachments_->resume_all(); }
+
+std::vector<std::string> Service::release_devices() { return attachments_->release_all(); }
 
 std::vector<std::string_view> Service::method_names() {
   std::vector<std::string_view> names;

@@ -25,7 +25,7 @@
 
 namespace voltree {
 
-class LoopTarget;
+class Attachments;
 namespace nbd {
 class Server;
 }
@@ -62,14 +62,16 @@ class Service {
   Result<Json> call(std::string_view method, const Json& params, const ProgressSink& progress = {},
                     Refusal* refusal = nullptr);
 
-  // The NBD server of this process, or null: what there is of it, nbd.* methods tell. Before the
-  // first call; it must outlive this.
-  void set_nbd(nbd::Server* server) { nbd_ = server; }
+  // The NBD server of this process; without one there are no NBD devices, and nbd.* methods say so.
+  // Before the first call; it must outlive this.
+  void set_nbd(nbd::Server* server);
 
   // Waits that have no end of their own (erase.wait) answer kCancelled from now on.
   void stop() { stopping_.store(true, std::memory_order_release); }
-  // Data of attached loop devices is written back and the idle ones are released; their books stay.
-  // Returns the devices that are still in use. For a daemon that is about to unmount.
+  // Takes up the devices that the last daemon left, as far as they can be. Returns what went wrong.
+  std::vector<std::string> resume_devices();
+  // Data of attached devices is written back and the idle ones are released; their books stay.
+  // Returns what there is to say of those that are still in use. For a daemon that is about to go.
   std::vector<std::string> release_devices();
 
   static std::vector<std::string_view> method_names();
@@ -80,7 +82,7 @@ class Service {
   Store& store_;
   ExportedTree* tree_;
   nbd::Server* nbd_ = nullptr;
-  std::unique_ptr<LoopTarget> loop_;
+  std::unique_ptr<Attachments> attachments_;
   std::atomic<bool> stopping_{false};
   const std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();
 };
@@ -93,7 +95,7 @@ class Call {
 
   Store& store() { return service_.store_; }
   ExportedTree* tree() { return service_.tree_; }
-  LoopTarget& loop() { return *service_.loop_; }
+  Attachments& attachments() { return *service_.attachments_; }
   nbd::Server* nbd() { return service_.nbd_; }
   const Json& params() const { return params_; }
   bool stopping() const { return service_.stopping_.load(std::memory_order_acquire); }

@@ -15,7 +15,7 @@ Result<Json> nbd_uris(Call& call) {
   const std::string name = params.text("name");
   VT_RETURN_IF_ERROR(call.accept(params));
   VT_RETURN_IF_ERROR(call.wait(call.store().info(name)).status());
-  if (call.nbd() == nullptr) return no_server();
+  if (call.nbd() == nullptr || call.nbd()->uris(name).empty()) return no_server();
   return Json{{"name", name}, {"uris", call.nbd()->uris(name)}};
 }
 

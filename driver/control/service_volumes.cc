@@ -1,6 +1,6 @@
 // Methods on volumes and snapshots.
 #include "driver/control/service.h"
-#include "driver/targets/loop_target.h"
+#include "driver/targets/attachments.h"
 #include "driver/targets/nbd/server.h"
 
 namespace voltree {
@@ -154,7 +154,7 @@ Result<Json> volume_resize(Call& call) {
   VT_RETURN_IF_ERROR(check_volume_size(wanted));
   VT_RETURN_IF_ERROR(call.wait(call.store().resize(name, wanted, shrink)));
   call.invalidate(name);
-  call.loop().capacity_changed(name);
+  call.attachments().capacity_changed(name, wanted);
   return node_answer(call, name);
 }
 

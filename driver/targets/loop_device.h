@@ -43,10 +43,6 @@ Status refresh_size(const std::string& backing_file);
 // dead.
 State state_of(const std::string& device);
 
-// Who uses `device`: mounts, swap, holders (device mapper, md), processes that have it open. For a
-// message; empty when nobody does.
-std::vector<std::string> users_of(const std::string& device);
-
 // Writes back what is cached of `device` and unbinds it. kBusy, naming who, when it is in use:
 // nothing changed then.
 Status unbind(const std::string& device);

@@ -4,6 +4,8 @@
 
 #include <gtest/gtest.h>
 
+#include "driver/targets/kernel_device.h"
+
 namespace voltree::loop {
 namespace {
 
@@ -19,7 +21,7 @@ TEST(LoopDevice, NumbersOfNames) {
 TEST(LoopDevice, ADeviceThatIsNotThereIsNotBound) {
   EXPECT_FALSE(state_of("/dev/loop9999").bound);
   EXPECT_FALSE(state_of("/dev/null").bound);
-  EXPECT_TRUE(users_of("/dev/null").empty());
+  EXPECT_TRUE(kernel::users_of("/dev/loop9999").empty());
   EXPECT_EQ(unbind("/dev/null").code(), Code::kInvalid);
 }
 

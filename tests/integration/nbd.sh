@@ -30,6 +30,13 @@ is "nbdinfo's list" "disk other" "$(nbdinfo --list --json "$(uri '')" | jq -r '[
 check "nbdinfo can multi-conn" nbdinfo --can multi-conn "$(uri disk)"
 check "nbdinfo says writable" bash -c "! nbdinfo --is read-only '$(uri disk)'"
 
+# --- The kernel's own client: with one, guest.sh does it.
+if [[ ! -e /sys/module/nbd && ! -e /sys/block/nbd0 ]]; then
+  is "attach --nbd without the kernel's client" "voltree: the kernel has no NBD client: modprobe nbd" \
+    "$("$voltree" attach --nbd disk 2>&1 | cut -d, -f1)"
+  is "and nothing is attached" 0 "$("$voltree" --json list --attachments | jq '.attachments | length')"
+fi
+
 # --- QEMU's patterns: FUA, zeroes with and without a hole, discard, all odd sizes.
 qemu_io() { qemu-io -f raw "$@"; }
 check "patterns" qemu_io -c 'write -P 0x11 0 1M' -c 'write -P 0x22 -f 1000 70001' -c 'read -P 0x22 1000 70001' \

@@ -17,7 +17,7 @@ TEST(NbdBytes, AnyBytesAreSurvived) {
   const auto seeds = seed_sessions();
   std::mt19937_64 random(20261121);
   const auto below = [&random](std::size_t limit) { return random() % limit; };
-  for (int i = 0; i < 20'000; ++i) {
+  for (int i = 0; i < 200'000; ++i) {
     std::vector<std::byte> bytes = seeds[below(seeds.size())];
     for (std::size_t change = below(4) + 1; change > 0 && bytes.size() > 16; --change) {
       const std::size_t at = below(bytes.size());

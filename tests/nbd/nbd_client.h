@@ -54,6 +54,8 @@ class TestClient {
     std::strncpy(address.sun_path, path.c_str(), sizeof address.sun_path - 1);
     connected_ = ::connect(fd_, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0;
   }
+  // In the transmission phase already: as the kernel is.
+  explicit TestClient(int fd) : fd_(fd), connected_(true) {}
   ~TestClient() { close(); }
   TestClient(const TestClient&) = delete;
   TestClient& operator=(const TestClient&) = delete;

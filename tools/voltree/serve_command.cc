@@ -186,12 +186,12 @@ Status start(Daemon& daemon, const std::string& directory, const ServeOptions& o
     daemon.tree = std::make_unique<MountedTree>(*daemon.mount, mount.mountpoint);
   }
   if (daemon.mount) daemon.cache = std::make_unique<MountedCache>(*daemon.mount);
-  if (options.nbd()) {
-    VT_ASSIGN_OR_RETURN(daemon.nbd, nbd::Server::start(*daemon.runtime, *daemon.store,
-                                                       std::move(nbd), daemon.cache.get()));
-  }
+  // Without a door, too: it serves the kernel's NBD devices.
+  VT_ASSIGN_OR_RETURN(daemon.nbd, nbd::Server::start(*daemon.runtime, *daemon.store, std::move(nbd),
+                                                     daemon.cache.get()));
   daemon.service = std::make_unique<Service>(*daemon.runtime, *daemon.store, daemon.tree.get());
   daemon.service->set_nbd(daemon.nbd.get());
+  for (const std::string& line : daemon.service->resume_devices()) log_line(line);
   ServerOptions server;
   server.socket_path = control_socket_path(directory);
   VT_ASSIGN_OR_RETURN(daemon.server, Server::start(*daemon.service, server));
@@ -201,12 +201,10 @@ Status start(Daemon& daemon, const std::string& directory, const ServeOptions& o
 // In the reverse order. Whatever was started is stopped.
 Status stop(Daemon& daemon) {
   if (daemon.server) daemon.server->stop();
-  if (daemon.nbd) daemon.nbd->stop();
-  if (daemon.service && daemon.mount) {
-    for (const std::string& device : daemon.service->release_devices()) {
-      log_line(fmt::format("{} is still in use: it fails from now on", device));
-    }
+  if (daemon.service) {
+    for (const std::string& line : daemon.service->release_devices()) log_line(line);
   }
+  if (daemon.nbd) daemon.nbd->stop();
   if (daemon.mount) daemon.mount->stop();
   daemon.server.reset();
   daemon.service.reset();

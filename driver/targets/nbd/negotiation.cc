@@ -141,7 +141,7 @@ Task<Result<bool>> Negotiation::answer(const Message& message) {
   co_return true;
 }
 
-std::uint16_t Negotiation::transmission_flags(bool read_only) const {
+std::uint16_t transmission_flags(bool read_only, bool structured) {
   // A flush makes the whole volume durable, whatever connection or door it came through: that is
   // all that CAN_MULTI_CONN promises.
   unsigned flags = kHasFlags | kSendFlush | kCanMultiConn | kSendCache;
@@ -150,7 +150,12 @@ std::uint16_t Negotiation::transmission_flags(bool read_only) const {
   } else {
     flags |= kSendFua | kSendTrim | kSendWriteZeroes | kSendFastZero;
   }
-  if (session_.structured) flags |= kSendDf;
+  if (structured) flags |= kSendDf;
+  return static_cast<std::uint16_t>(flags);
+}
+
+std::uint16_t Negotiation::flags(bool read_only) const {
+  unsigned flags = transmission_flags(read_only, session_.structured);
   if (session_.extended && !session_.contexts.empty()) flags |= kBlockStatusPayload;
   return static_cast<std::uint16_t>(flags);
 }
@@ -158,7 +163,7 @@ std::uint16_t Negotiation::transmission_flags(bool read_only) const {
 Task<Status> Negotiation::open_export(std::string name) {
   if (contexts_of_ != name) session_.contexts.clear();
   VT_CO_ASSIGN_OR_RETURN(session_.exported, co_await exports_.open(std::move(name), peer_));
-  session_.flags = transmission_flags(session_.exported.read_only);
+  session_.flags = flags(session_.exported.read_only);
   opened_(session_.exported, peer_);
   co_return Status();
 }
@@ -228,7 +233,7 @@ Task<Result<bool>> Negotiation::answer_info(const Message& message) {
   size.number(Info::kExport).number(about.node.size_bytes);
   // The flags of INFO are those that GO would give.
   if (message.option == Option::kInfo && contexts_of_ != name) session_.contexts.clear();
-  size.number(transmission_flags(about.read_only));
+  size.number(flags(about.read_only));
   VT_CO_RETURN_IF_ERROR(co_await reply(message.option, OptionReply::kInfo, size.bytes()));
   Writer blocks;
   blocks.number(Info::kBlockSize);

@@ -24,6 +24,9 @@ struct Session {
   std::uint16_t flags = 0;  // transmission flags
 };
 
+// What a server of volumes announces ("Transmission flags" in proto.md).
+std::uint16_t transmission_flags(bool read_only, bool structured);
+
 class Negotiation {
  public:
   // Takes the stream over into TLS; it is the old stream's owner who keeps both.
@@ -72,7 +75,7 @@ class Negotiation {
   Task<Status> refuse(Option option, OptionReply type, std::string why);
   Task<Status> refuse(Option option, const Status& why);
   Task<Status> open_export(std::string name);
-  std::uint16_t transmission_flags(bool read_only) const;
+  std::uint16_t flags(bool read_only) const;
 
   Exports& exports_;
   Stream* stream_;

@@ -1,5 +1,6 @@
 #include "driver/targets/nbd/server.h"
 
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -54,12 +55,29 @@ struct Server::Connection {
 
   // Under Server::mutex_.
   bool negotiating = true;
+  bool of_kernel = false;
   bool sent_away = false;
   std::string peer;
   std::string export_name;
   NodeId node = kNoNode;
   bool read_only = false;
   const Transmission* transmission = nullptr;
+};
+
+// Waits until there are no more connections than there may be: those that were sent away for others
+// count until they are gone.
+struct Server::Room {
+  Server& server;
+  bool await_ready() const noexcept { return false; }
+  bool await_suspend(std::coroutine_handle<> handle) const {
+    const std::lock_guard lock(server.mutex_);
+    if (server.connections_.size() <= server.options_.connections_max || server.stopping_.load()) {
+      return false;
+    }
+    server.acceptors_.push_back(handle);
+    return true;
+  }
+  void await_resume() const noexcept {}
 };
 
 Result<std::unique_ptr<Server>> Server::start(Runtime& runtime, Store& store, ServerOptions options,
@@ -113,6 +131,7 @@ void Server::stop() {
   for (const Listener& listener : listeners_) runtime_.cancel_fd(listener.fd);
   std::unique_lock lock(mutex_);
   changed_.notify_all();
+  wake_acceptors();
   for (const auto& connection : connections_) {
     if (connection->negotiating) {
       connection->socket.shut_down();
@@ -134,7 +153,9 @@ void Server::stop() {
 
 Task<void> Server::accept_loop(Listener& listener) {
   std::size_t turn = 0;
-  while (!stopping_.load()) {
+  while (true) {
+    co_await Room{*this};
+    if (stopping_.load()) break;
     const int fd = ::accept4(listener.fd, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (fd >= 0) {
       admit(fd, !listener.path.empty());
@@ -188,11 +209,25 @@ void Server::admit(int fd, bool local) {
 
 Task<void> Server::serve(std::shared_ptr<Connection> connection) {
   const Status status = co_await converse(*connection);
-  if (!status.ok() && status.code() != Code::kGone && status.code() != Code::kCancelled) {
-    log(fmt::format("NBD client {} ({}): {}", connection->id, connection->peer, status.message()));
-  }
+  say_end(*connection, status);
+  forget(connection);
+}
+
+Task<void> Server::serve_opened(std::shared_ptr<Connection> connection, Session session) {
+  const Status status = co_await transmit(*connection, connection->socket, std::move(session));
+  say_end(*connection, status);
+  forget(connection);
+}
+
+void Server::say_end(const Connection& connection, const Status& status) {
+  if (status.ok() || status.code() == Code::kGone || status.code() == Code::kCancelled) return;
+  log(fmt::format("NBD client {} ({}): {}", connection.id, connection.peer, status.message()));
+}
+
+void Server::forget(const std::shared_ptr<Connection>& connection) {
   const std::lock_guard lock(mutex_);
   connections_.remove(connection);
+  wake_acceptors();
   // Under the lock: stop() may be followed by the end of this object.
   changed_.notify_all();
 }
@@ -222,7 +257,11 @@ Task<Status> Server::converse(Connection& connection) {
     co_await stream.close();
     co_return session.status();
   }
-  Transmission transmission(store_, stream, std::move(*session), connection.share, observer_,
+  co_return co_await transmit(connection, stream, std::move(*session));
+}
+
+Task<Status> Server::transmit(Connection& connection, Stream& stream, Session session) {
+  Transmission transmission(store_, stream, std::move(session), connection.share, observer_,
                             stopping_);
   {
     const std::lock_guard lock(mutex_);
@@ -234,6 +273,42 @@ Task<Status> Server::converse(Connection& connection) {
   const std::lock_guard lock(mutex_);
   connection.transmission = nullptr;
   co_return status;
+}
+
+Result<KernelExport> Server::serve_kernel(int fd, const std::string& export_name, bool read_only) {
+  ::fcntl(fd, F_SETFL, ::fcntl(fd, F_GETFL) | O_NONBLOCK);
+  ::setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &kSocketBufferBytes, sizeof kSocketBufferBytes);
+  auto connection =
+      std::make_shared<Connection>(runtime_, fd, true, budget_, options_.connection_memory_bytes);
+  Exports all(store_, AccessRules());
+  VT_ASSIGN_OR_RETURN(Export exported, runtime_.sync_wait(all.open(export_name, "kernel")));
+  exported.read_only = exported.read_only || read_only;
+  connection->since = runtime_.monotonic_now();
+  connection->negotiating = false;
+  connection->of_kernel = true;
+  connection->peer = "kernel";
+  connection->export_name = export_name;
+  connection->node = exported.node.id;
+  connection->read_only = exported.read_only;
+  Session session;
+  session.flags = transmission_flags(exported.read_only, false);
+  const KernelExport told{exported.size_bytes, session.flags};
+  session.exported = std::move(exported);
+  {
+    const std::lock_guard lock(mutex_);
+    if (stopping_.load()) return error(Code::kCancelled, "the daemon is stopping");
+    connection->id = next_id_++;
+    connection->executor = &runtime_.executor(connection->id % runtime_.executor_count());
+    connections_.push_back(connection);
+  }
+  Executor& executor = *connection->executor;
+  spawn(executor, serve_opened(std::move(connection), std::move(session)));
+  return told;
+}
+
+void Server::wake_acceptors() {
+  for (const std::coroutine_handle<> handle : acceptors_) runtime_.executor(0).post(handle);
+  acceptors_.clear();
 }
 
 // --- Watching over them.
@@ -255,7 +330,7 @@ void Server::watch() {
 void Server::shut_down_late(std::vector<std::string>& said) {
   const std::chrono::nanoseconds now = runtime_.monotonic_now();
   for (const auto& connection : connections_) {
-    if (connection->sent_away) continue;
+    if (connection->sent_away || connection->of_kernel) continue;
     const char* why = nullptr;
     if (connection->negotiating && now - connection->since > options_.handshake_timeout) {
       why = "the handshake took too long";
@@ -289,7 +364,7 @@ std::size_t Server::disconnect(NodeId node) {
   // Those that are there now: clients that reconnect at once would be waited for without end.
   std::set<std::uint64_t> ids;
   for (const auto& connection : connections_) {
-    if (connection->node != node) continue;
+    if (connection->node != node || connection->of_kernel) continue;
     connection->sent_away = true;
     connection->socket.shut_down();
     ids.insert(connection->id);

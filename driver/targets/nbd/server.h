@@ -10,6 +10,7 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <coroutine>
 #include <cstdint>
 #include <functional>
 #include <list>
@@ -56,6 +57,12 @@ struct ConnectionInfo {
   std::chrono::seconds age{0};
 };
 
+// What the kernel has to be told of an export that it is served.
+struct KernelExport {
+  std::uint64_t size_bytes = 0;
+  std::uint16_t flags = 0;  // transmission flags
+};
+
 class Server {
  public:
   // Listens when it returns. Blocking: not from an executor. All must outlive it; `observer` may be
@@ -70,8 +77,13 @@ class Server {
   // Idempotent. Blocking.
   void stop();
 
-  // Closes the connections to this node, waits until they have let go of it, and says how many they
-  // were. Blocking.
+  // Serves an export on a connected stream socket, which it takes over, to the kernel of this host:
+  // from the transmission phase on, with simple replies, which are all that the kernel knows. The
+  // rules of access do not apply. Blocking.
+  Result<KernelExport> serve_kernel(int fd, const std::string& export_name, bool read_only);
+
+  // Closes the connections to this node, but those of the kernel's devices (detach them), waits
+  // until they have let go of it, and says how many they were. Blocking.
   std::size_t disconnect(NodeId node);
   std::vector<ConnectionInfo> connections() const;
   // Where clients find an export, one URI for each door, the Unix socket's first (the NBD project's
@@ -80,6 +92,7 @@ class Server {
 
  private:
   struct Connection;
+  struct Room;
 
   Server(Runtime& runtime, Store& store, ServerOptions options, ChangeObserver* observer);
   Status listen();
@@ -88,7 +101,12 @@ class Server {
   void admit(int fd, bool local);
   Task<void> serve(std::shared_ptr<Connection> connection);
   Task<Result<Negotiation::Encrypted>> encrypt(Connection& connection);
+  Task<void> serve_opened(std::shared_ptr<Connection> connection, Session session);
   Task<Status> converse(Connection& connection);
+  Task<Status> transmit(Connection& connection, Stream& stream, Session session);
+  void say_end(const Connection& connection, const Status& status);
+  void wake_acceptors();  // with mutex_ held
+  void forget(const std::shared_ptr<Connection>& connection);
   void watch();
   void shut_down_late(std::vector<std::string>& said);
   void log(const std::string& line);
@@ -107,6 +125,7 @@ class Server {
   std::condition_variable changed_;  // a connection or an accept loop has ended, or stopping_
   std::list<std::shared_ptr<Connection>> connections_;
   std::size_t accepting_ = 0;
+  std::vector<std::coroutine_handle<>> acceptors_;  // those that wait for room
   std::uint64_t next_id_ = 1;
   std::uint64_t lines_logged_ = 0;  // since `watch` last forgave
   std::thread watcher_;

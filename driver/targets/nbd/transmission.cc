@@ -82,7 +82,8 @@ Task<Status> Transmission::read_request(Request& request) {
 // --- What may be asked.
 
 Status Transmission::check_range(const Request& request) const {
-  const std::uint64_t size = session_.exported.size_bytes;
+  // The size of now: the kernel is told when its device has grown.
+  const std::uint64_t size = device_.size_bytes();
   if (request.offset_bytes <= size && request.length_bytes <= size - request.offset_bytes) {
     return {};
   }
@@ -340,7 +341,7 @@ bool Transmission::abandoned() {
 Task<Status> Transmission::trim(const Request& request) {
   std::uint64_t at = (request.offset_bytes + kBlockBytes - 1) / kBlockBytes * kBlockBytes;
   std::uint64_t end = request.offset_bytes + request.length_bytes;
-  if (end != session_.exported.size_bytes) end = end / kBlockBytes * kBlockBytes;
+  if (end != device_.size_bytes()) end = end / kBlockBytes * kBlockBytes;
   while (at < end) {
     const std::uint64_t length = std::min(kZeroPieceBytes, end - at);
     const Status status = co_await device_.discard(at, length);
