@@ -70,6 +70,31 @@ std::vector<NodeId> Lineage::ancestry(NodeId id) const {
   return path;
 }
 
+std::uint32_t Lineage::depth(NodeId id) const {
+  std::uint32_t count = 0;
+  for (const Node* node = find(find(id)->row.parent); node != nullptr;
+       node = find(node->row.parent)) {
+    ++count;
+  }
+  return count;
+}
+
+std::map<NodeId, std::uint32_t> Lineage::depths() const {
+  std::map<NodeId, std::uint32_t> all;
+  std::vector<NodeId> left;
+  for (const auto& [id, node] : nodes_) {
+    if (node.row.parent == kNoNode) left.push_back(id);
+  }
+  while (!left.empty()) {
+    const Node& node = *find(left.back());
+    left.pop_back();
+    const auto above = all.find(node.row.parent);
+    all[node.row.id] = above == all.end() ? 0 : above->second + 1;
+    left.insert(left.end(), node.children.begin(), node.children.end());
+  }
+  return all;
+}
+
 const ExtentMap& Lineage::index(LayerId layer) const {
   const auto found = indexes_.find(layer);
   assert(found != indexes_.end());

@@ -49,6 +49,9 @@ class Lineage {
   void disown(NodeId id, LayerId layer);
   // From the node itself up to its root.
   std::vector<NodeId> ancestry(NodeId id) const;
+  // How many ancestors it has; of all nodes, in one pass.
+  std::uint32_t depth(NodeId id) const;
+  std::map<NodeId, std::uint32_t> depths() const;
 
   // Indexes for the algebra: those of every layer in needed_for_remove must have been given before.
   void set_index(LayerId layer, ExtentMap index) { indexes_[layer] = std::move(index); }

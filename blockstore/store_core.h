@@ -43,6 +43,7 @@ class StoreCore {
   // The name that listings use for what `id` came from: itself when named, else its nearest named
   // ancestor.
   std::string origin_of(NodeId id) const;
+  NodeInfo info_of(NodeId id, std::uint32_t depth) const;
   NodeInfo info_of(NodeId id) const;  // a node that is there
   bool attached(NodeId id) const;     // by the books
   // kBusy, with what to do about it, for what is attached or claimed.

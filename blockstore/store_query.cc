@@ -24,7 +24,9 @@ Task<Result<std::uint64_t>> freed_by(StoreCore& core, std::vector<NodeId> nodes)
 
 }  // namespace
 
-NodeInfo StoreCore::info_of(NodeId id) const {
+NodeInfo StoreCore::info_of(NodeId id) const { return info_of(id, lineage.depth(id)); }
+
+NodeInfo StoreCore::info_of(NodeId id, std::uint32_t depth) const {
   const Lineage::Node& node = *lineage.find(id);
   NodeInfo info;
   info.name = name_of(id);
@@ -34,7 +36,7 @@ NodeInfo StoreCore::info_of(NodeId id) const {
   info.origin = origin_of(node.row.parent);
   info.size_bytes = node.row.size_bytes;
   info.created_ns = node.row.created_ns;
-  info.depth = static_cast<std::uint32_t>(lineage.ancestry(id).size() - 1);
+  info.depth = depth;
   info.open = devices.contains(id);
   info.attached = attached(id);
   if (const auto claimed = claims.find(id); claimed != claims.end()) {
@@ -64,14 +66,42 @@ Task<std::vector<NodeInfo>> Store::list(bool with_junctions) {
   const StoreCore& core = *core_;
   std::vector<NodeInfo> all;
   const std::lock_guard lock(core.state_mutex);
+  const std::map<NodeId, std::uint32_t> depths = core.lineage.depths();
   for (const auto& entry : core.lineage.nodes()) {
     if (entry.second.row.kind == NodeKind::kJunction && !with_junctions) continue;
-    all.push_back(core.info_of(entry.first));
+    all.push_back(core.info_of(entry.first, depths.at(entry.first)));
   }
   std::sort(all.begin(), all.end(), [](const NodeInfo& a, const NodeInfo& b) {
     return std::tie(a.name.volume, a.name.snapshot, a.id) <
            std::tie(b.name.volume, b.name.snapshot, b.id);
   });
+  co_return all;
+}
+
+Task<std::vector<NodeName>> Store::names() {
+  const StoreCore& core = *core_;
+  std::vector<NodeName> all;
+  const std::lock_guard lock(core.state_mutex);
+  for (const auto& [name, volume] : core.volume_names) {
+    if (core.volumes.at(volume).head != kNoNode) all.push_back({name, {}});
+    for (auto at = core.snapshot_names.lower_bound({volume, {}});
+         at != core.snapshot_names.end() && at->first.first == volume; ++at) {
+      all.push_back({name, at->first.second});
+    }
+  }
+  co_return all;
+}
+
+Task<std::vector<NodeName>> Store::snapshots_of(std::string volume) {
+  const StoreCore& core = *core_;
+  std::vector<NodeName> all;
+  const std::lock_guard lock(core.state_mutex);
+  const auto found = core.volume_names.find(volume);
+  if (found == core.volume_names.end()) co_return all;
+  for (auto at = core.snapshot_names.lower_bound({found->second, {}});
+       at != core.snapshot_names.end() && at->first.first == found->second; ++at) {
+    all.push_back({volume, at->first.second});
+  }
   co_return all;
 }
 

@@ -431,5 +431,33 @@ TEST_F(StoreTest, AThousandAncestorsOpenFromASavedMap) {
   EXPECT_EQ(runtime_->sync_wait(store_->info("a"))->depth, 1000u);
 }
 
+TEST_F(StoreTest, ListsAgree) {
+  create("b", kMiB);
+  create("a", kMiB);
+  for (const char* name : {"3", "1", "2"}) ok(store_->snapshot("b", name));
+  ok(store_->clone("b@1", "c", 0));
+  ok(store_->clone("b@1", "d", 0));
+  ok(store_->snapshot("a", "only"));
+  ok(runtime_->sync_wait(store_->remove("a", {})).status());
+  ok(runtime_->sync_wait(store_->remove("b@1", {})).status());  // a junction now
+  std::vector<std::string> names;
+  for (const NodeName& name : runtime_->sync_wait(store_->names())) names.push_back(name.str());
+  EXPECT_EQ(names, (std::vector<std::string>{"a@only", "b", "b@2", "b@3", "c", "d"}));
+  std::vector<std::string> listed;
+  for (const NodeInfo& node : runtime_->sync_wait(store_->list())) {
+    listed.push_back(node.name.str());
+    const auto info = runtime_->sync_wait(store_->info(node.name.str()));
+    ASSERT_TRUE(info.ok());
+    EXPECT_EQ(info->depth, node.depth) << node.name.str();
+  }
+  EXPECT_EQ(listed, names);
+  std::vector<std::string> snapshots;
+  for (const NodeName& name : runtime_->sync_wait(store_->snapshots_of("b"))) {
+    snapshots.push_back(name.str());
+  }
+  EXPECT_EQ(snapshots, (std::vector<std::string>{"b@2", "b@3"}));
+  EXPECT_TRUE(runtime_->sync_wait(store_->snapshots_of("nothing")).empty());
+}
+
 }  // namespace
 }  // namespace voltree

@@ -73,6 +73,32 @@ TEST_F(HostileTest, CVE_2017_15119_AnOptionThatClaimsToBeHuge) {
   expect_served();
 }
 
+TEST_F(HostileTest, CVE_2021_3716_PlainTextBehindStartTls) {
+  const std::string keys = folder_ / "keys";
+  std::ofstream(keys) << "client:00112233445566778899aabbccddeeff\n";
+  options_.tls = TlsOptions{"", keys};
+  restart();
+  TestClient client(socket_);
+  ASSERT_TRUE(client.greet());
+  Writer both;
+  for (const Option option : {Option::kStartTls, Option::kList}) {
+    both.number(kOptionMagic).number(option).number(std::uint32_t{0});
+  }
+  ASSERT_TRUE(client.send(both));
+  const auto answer = client.option_answer();
+  ASSERT_TRUE(answer.has_value());
+  EXPECT_EQ(answer->option, Option::kStartTls);
+  EXPECT_EQ(answer->type, OptionReply::kAck);
+  // LIST is no beginning of TLS; whatever else comes, its answer does not.
+  std::string rest;
+  for (std::byte one; client.receive(std::span(&one, 1));) rest += static_cast<char>(one);
+  Writer magic;
+  magic.number(kOptionReplyMagic);
+  const std::string_view sought(reinterpret_cast<const char*>(magic.bytes().data()), magic.size());
+  EXPECT_EQ(rest.find(sought), std::string::npos);
+  expect_served();
+}
+
 TEST_F(HostileTest, CVE_2022_26496_LengthsWithinAnOptionThatLie) {
   for (const std::uint32_t length : {5U, 4096U, 4097U, 0x7FFFFFFFU, 0xFFFFFFFFU}) {
     TestClient client(socket_);

@@ -22,9 +22,9 @@ bool asks_for(std::string_view query, std::string_view context, bool listing) {
 
 Task<std::vector<std::string>> Exports::list(std::string peer) {
   std::vector<std::string> names;
-  const std::vector<NodeInfo> nodes = co_await store_.list();
-  for (const NodeInfo& node : nodes) {
-    std::string name = node.name.str();
+  const std::vector<NodeName> nodes = co_await store_.names();
+  for (const NodeName& node : nodes) {
+    std::string name = node.str();
     if (rules_.of(peer, name) != Access::kNone) names.push_back(std::move(name));
   }
   co_return names;
@@ -69,11 +69,10 @@ Task<Result<std::vector<Context>>> Exports::contexts(std::string name, std::stri
   all.push_back({Context::Kind::kAllocation, "base:allocation", 0, nullptr});
   all.push_back({Context::Kind::kLayers, "voltree:layers", 0, nullptr});
   all.push_back({Context::Kind::kLayers, "qemu:allocation-depth", 0, nullptr});
-  const std::vector<NodeInfo> nodes = co_await store_.list();
-  for (const NodeInfo& node : nodes) {
-    if (node.name.volume != exported.node.name.volume || !node.name.is_snapshot()) continue;
+  const std::vector<NodeName> snapshots = co_await store_.snapshots_of(exported.node.name.volume);
+  for (const NodeName& snapshot : snapshots) {
     all.push_back(
-        {Context::Kind::kChanges, std::string(kChangesPrefix) + node.name.snapshot, 0, nullptr});
+        {Context::Kind::kChanges, std::string(kChangesPrefix) + snapshot.snapshot, 0, nullptr});
   }
   std::vector<Context> chosen;
   for (Context& context : all) {
