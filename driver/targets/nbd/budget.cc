@@ -7,6 +7,37 @@
 namespace voltree::nbd {
 namespace {
 constexpr std::size_t kSpareBlocks = 64;
+constexpr std::size_t kSparePieces = 16;
+}  // namespace
+
+Budget::~Budget() {
+  for (std::byte* memory : spare_) std::free(memory);
+}
+
+std::byte* Budget::allocate(std::size_t bytes) {
+  if (bytes == kPieceBytes) {
+    const std::lock_guard lock(spare_mutex_);
+    if (!spare_.empty()) {
+      std::byte* memory = spare_.back();
+      spare_.pop_back();
+      return memory;
+    }
+  }
+  const std::size_t room = (bytes + kBlockBytes - 1) / kBlockBytes * kBlockBytes;
+  auto* memory = static_cast<std::byte*>(std::aligned_alloc(kBlockBytes, room));
+  if (memory == nullptr) std::abort();  // as everywhere: out of memory ends the process
+  return memory;
+}
+
+void Budget::release(std::byte* memory, std::size_t bytes) {
+  if (bytes == kPieceBytes) {
+    const std::lock_guard lock(spare_mutex_);
+    if (spare_.size() < kSparePieces) {
+      spare_.push_back(memory);
+      return;
+    }
+  }
+  std::free(memory);
 }
 
 bool Budget::enqueue(std::size_t bytes, std::coroutine_handle<> handle) {
@@ -48,17 +79,14 @@ std::byte* Share::allocate(std::size_t bytes) {
     spare_.pop_back();
     return memory;
   }
-  const std::size_t room = (bytes + kBlockBytes - 1) / kBlockBytes * kBlockBytes;
-  auto* memory = static_cast<std::byte*>(std::aligned_alloc(kBlockBytes, room));
-  if (memory == nullptr) std::abort();  // as everywhere: out of memory ends the process
-  return memory;
+  return budget_.allocate(bytes);
 }
 
 void Share::release(std::byte* memory, std::size_t bytes) {
   if (bytes <= kBlockBytes && spare_.size() < kSpareBlocks) {
     spare_.push_back(memory);
   } else {
-    std::free(memory);
+    budget_.release(memory, bytes);
   }
 }
 

@@ -19,10 +19,14 @@
 
 namespace voltree::nbd {
 
+// Of a long request that is read, written or sent at a time.
+inline constexpr std::size_t kPieceBytes = std::size_t{1} << 20;
+
 // Thread-safe.
 class Budget {
  public:
   explicit Budget(std::size_t limit_bytes) : left_bytes_(limit_bytes) {}
+  ~Budget();
   Budget(const Budget&) = delete;
   Budget& operator=(const Budget&) = delete;
 
@@ -38,6 +42,12 @@ class Budget {
     return Awaiter{*this, bytes};
   }
   void give(std::size_t bytes);
+
+  // Memory for payloads, aligned for direct I/O. Some of the pieces that long requests are made of
+  // are kept: fresh pages cost more than the copy into them.
+  std::byte* allocate(std::size_t bytes);
+  void release(std::byte* memory, std::size_t bytes);
+
   // Whether somebody waits.
   bool short_of_memory() const { return waiting_count_.load(std::memory_order_relaxed) != 0; }
 
@@ -52,6 +62,8 @@ class Budget {
   std::size_t left_bytes_;
   std::deque<Wait> waiting_;
   std::atomic<std::size_t> waiting_count_{0};
+  std::mutex spare_mutex_;
+  std::vector<std::byte*> spare_;  // of kPieceBytes
 };
 
 // One connection's part, used on its executor alone. `limit_bytes` is the most it may hold, but a

@@ -7,7 +7,6 @@ namespace {
 
 constexpr std::size_t kRequestsMax = 512;     // in flight on one connection
 constexpr std::size_t kRequestsInATurn = 16;  // before others on this executor have theirs
-constexpr std::size_t kPieceBytes = std::size_t{1} << 20;          // of a long read or write
 constexpr std::uint64_t kZeroPieceBytes = std::uint64_t{1} << 30;  // of a long zeroing
 constexpr std::uint64_t kHoleMinBytes =
     std::uint64_t{64} * 1024;  // shorter reads are not worth the question
