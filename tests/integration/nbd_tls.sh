@@ -121,6 +121,7 @@ stop_daemon
 
 # --- Pre-shared keys.
 psktool -u vm1 -p "$work/keys" >/dev/null 2>&1
+chmod 644 "$work/keys"
 mkdir -p "$work/right" "$work/wrong"
 cp "$work/keys" "$work/right/keys.psk"
 psktool -u vm1 -p "$work/wrong/keys.psk" >/dev/null 2>&1
@@ -129,6 +130,7 @@ start_daemon --nbd-listen 127.0.0.1:0 --nbd-psk "$work/keys" --nbd-access "$work
 uri=$("$voltree" nbd disk | head -n1)
 port=${uri##*:}
 port=${port%%/*}
+check "the log warns of keys that others can read" grep -q "keys in $work/keys can be read by others" "$work/daemon.log"
 check "libnbd with a key" nbdinfo "nbds://vm1@localhost:$port/disk?tls-psk-file=$work/keys"
 refused "the rules: another export" nbdinfo "nbds://vm1@localhost:$port/disk@one?tls-psk-file=$work/keys"
 refused "a wrong key" nbdinfo "nbds://vm1@localhost:$port/disk?tls-psk-file=$work/wrong/keys.psk"

@@ -85,6 +85,9 @@ Result<std::unique_ptr<Server>> Server::start(Runtime& runtime, Store& store, Se
   std::unique_ptr<Server> server(new Server(runtime, store, std::move(options), observer));
   if (server->options_.tls) {
     VT_ASSIGN_OR_RETURN(server->tls_, TlsServer::make(*server->options_.tls));
+    if (const std::string path = exposed_secrets(*server->options_.tls); !path.empty()) {
+      server->log(fmt::format("the keys in {0} can be read by others: chmod 600 {0}", path));
+    }
   }
   VT_RETURN_IF_ERROR(server->listen());
   server->begin();

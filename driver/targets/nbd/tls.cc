@@ -3,6 +3,7 @@
 #include <gnutls/gnutls.h>
 #include <gnutls/x509.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -22,6 +23,7 @@ constexpr const char* kPskPriority =
     "SECURE128:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2:+ECDHE-PSK:+DHE-PSK";
 constexpr std::size_t kInputBytes = std::size_t{17} * 1024;  // one record, RFC 8446 section 5.2
 constexpr std::size_t kOutputBytes = std::size_t{256} * 1024;
+constexpr const char* kKeyFile = "/server-key.pem";
 constexpr std::size_t kPskFileMaxBytes = 1 << 20;
 
 Status tls_error(int code, std::string_view what) {
@@ -80,7 +82,7 @@ class TlsServer::Credentials {
 Status TlsServer::Credentials::load_certificates(const std::string& folder) {
   const std::string ca = folder + "/ca-cert.pem";
   const std::string chain = folder + "/server-cert.pem";
-  const std::string key = folder + "/server-key.pem";
+  const std::string key = folder + kKeyFile;
   const std::string revoked = folder + "/ca-crl.pem";
   ::gnutls_certificate_allocate_credentials(&certificate);
   const auto bad = [](const std::string& file, int code) {
@@ -317,6 +319,13 @@ Task<Result<TlsServer::Accepted>> TlsServer::accept(SocketStream& socket) const 
   }
   accepted.stream = std::move(stream);
   co_return accepted;
+}
+
+std::string exposed_secrets(const TlsOptions& options) {
+  std::string path = options.psk_file.empty() ? options.certificates + kKeyFile : options.psk_file;
+  struct stat info {};
+  const bool exposed = ::stat(path.c_str(), &info) == 0 && (info.st_mode & 077) != 0;
+  return exposed ? path : std::string();
 }
 
 }  // namespace voltree::nbd

@@ -19,6 +19,9 @@ struct TlsOptions {
   std::string psk_file;
 };
 
+// Its file of secret keys, when other users of this host can read that; otherwise empty.
+std::string exposed_secrets(const TlsOptions& options);
+
 // The credentials. Thread-safe once made.
 class TlsServer {
  public:
