@@ -149,6 +149,10 @@ class Store {
   Task<Status> create_volume(std::string name, std::uint64_t size_bytes,
                              std::optional<ErasePolicy> erase_policy);
   Task<Status> snapshot(std::string volume, std::string snapshot_name);
+  // VOLUME@SNAPSHOT of each, all volumes different (kInvalid): one instant of all of them. Of two
+  // writes, the later issued when the earlier was acknowledged, no set holds the later alone (I4).
+  // All are there or none (I3).
+  Task<Status> snapshot_group(std::vector<std::string> snapshots);
   // Of a snapshot or of a volume as it is now. `size_bytes` 0: the source's; larger: grown;
   // smaller: kInvalid.
   Task<Status> clone(std::string source, std::string new_volume, std::uint64_t size_bytes);

@@ -78,12 +78,15 @@ class StoreCore {
   std::shared_ptr<Volume> open_volume(NodeId node) const;  // nullptr when it is not open
   void cache_map(NodeId node, ExtentMap map);
 
-  // Seals the head's layers under a new node (a snapshot or junction; parent and size filled in
-  // here). `amend` changes the lineage further, `extra` joins the commit. The heart of snapshot and
-  // clone.
-  struct Fork {
+  // Seals each head's layers under a new node (a snapshot or junction; parent and size filled in
+  // here), all of them at one instant and in one commit. The heads are different ones. `amend`
+  // changes the lineage further, `extra` joins the commit. The heart of snapshot and clone.
+  struct ForkOne {
     NodeId head = kNoNode;
     NodeRow sealed;
+  };
+  struct Fork {
+    std::vector<ForkOne> heads;
     std::function<void(Lineage&)> amend;
     Extra extra;
     std::function<void()> update_names;

@@ -1,89 +1,201 @@
 // Snapshot, clone, revert: forks of the lineage.
+#include <algorithm>
+#include <set>
+
 #include "blockstore/store_core.h"
 
 namespace voltree {
 
-Task<Status> StoreCore::fork(Fork fork) {
-  const std::shared_ptr<Volume> volume = open_volume(fork.head);
+namespace {
+
+// One head on its way through a fork.
+struct Forking {
+  NodeRow sealed;
+  NodeRow head;                    // with its new parent
+  std::shared_ptr<Volume> volume;  // nullptr: not open, so that nobody writes to it
+  std::shared_ptr<Layer> fresh;
+  std::vector<std::shared_ptr<Layer>> layers;  // the sealed ones
+};
+
+// Most of the work, before anything is held.
+Task<Status> prepare_forks(StoreCore& core, std::vector<Forking>& all) {
+  for (Forking& one : all) {
+    one.volume = core.open_volume(one.head.id);
+    if (one.volume == nullptr) continue;
+    VT_CO_RETURN_IF_ERROR(co_await one.volume->flush());
+    // A volume that is being written to gets its next layer now, so that the switch is all its
+    // writers see.
+    if (one.volume->active_layer() == nullptr) continue;
+    VT_CO_ASSIGN_OR_RETURN(
+        one.fresh, co_await core.engine.create_layer(one.head.id, one.volume->size_bytes()));
+  }
+  co_return Status();
+}
+
+// The instant of the fork, for every head.
+void switch_forks(StoreCore& core, const Lineage& next, std::vector<Forking>& all) {
+  std::vector<Volume::Switch> switches;
+  std::vector<Forking*> open;
+  for (Forking& one : all) {
+    if (one.volume != nullptr) {
+      switches.push_back({one.volume.get(), std::move(one.fresh), one.sealed.id, {}});
+      open.push_back(&one);
+      continue;
+    }
+    for (const LayerId id : next.find(one.head.id)->owned) {
+      one.layers.push_back(core.engine.layers().find(id));
+      one.layers.back()->set_owner(one.sealed.id);
+    }
+  }
+  Volume::begin_fork(switches);
+  for (std::size_t i = 0; i < open.size(); ++i) open[i]->layers = std::move(switches[i].sealed);
+}
+
+void abort_forks(std::vector<Forking>& all) {
+  for (Forking& one : all) {
+    for (const auto& layer : one.layers) layer->set_owner(one.head.id);
+    if (one.volume != nullptr) one.volume->abort_fork(std::move(one.layers));
+  }
+}
+
+// Waits for the writes that end in the sealed layers, and makes all of them durable in one round.
+Task<Result<FlushRows>> sync_forks(const std::vector<Forking>& all) {
   std::vector<std::shared_ptr<Layer>> sealed;
-  FlushRows rows;
-  AsyncMutex::Guard flush_guard;
-  Lineage next;
-  const NodeId sealed_id = fork.sealed.id;
-  if (volume != nullptr) {
-    VT_CO_RETURN_IF_ERROR(co_await volume->flush());  // most of the work, before anything is held
-    std::shared_ptr<Layer> fresh;
-    if (volume->active_layer() != nullptr) {
-      // A volume that is being written to gets its next layer now, so that the switch is all its
-      // writers see.
-      VT_CO_ASSIGN_OR_RETURN(fresh, co_await engine.create_layer(fork.head, volume->size_bytes()));
-    }
-    flush_guard = co_await volume->flush_mutex().lock();
-    next = copy_lineage();
-    sealed = volume->begin_fork(std::move(fresh), sealed_id);
-    co_await volume->write_gate().drain();
-    auto synced = co_await volume->sync_layers(sealed);
-    if (!synced.ok()) {
-      volume->abort_fork(std::move(sealed));
-      co_return synced.status();
-    }
-    rows = std::move(*synced);
-  } else {
-    next = copy_lineage();
-    for (const LayerId id : next.find(fork.head)->owned) {
-      sealed.push_back(engine.layers().find(id));
-      sealed.back()->set_owner(sealed_id);
+  Volume* any = nullptr;
+  for (const Forking& one : all) {
+    if (one.volume == nullptr) continue;
+    any = one.volume.get();
+    co_await any->write_gate().drain();
+    sealed.insert(sealed.end(), one.layers.begin(), one.layers.end());
+  }
+  if (any == nullptr) co_return FlushRows();
+  co_return co_await any->sync_layers(std::move(sealed));
+}
+
+void plan_forks(Lineage& next, std::vector<Forking>& all) {
+  for (Forking& one : all) {
+    one.head = next.find(one.head.id)->row;
+    one.sealed.parent = one.head.parent;
+    one.sealed.size_bytes = one.head.size_bytes;
+    next.add(one.sealed);
+    next.set_parent(one.head.id, one.sealed.id);
+    one.head.parent = one.sealed.id;
+    for (const auto& layer : one.layers) {
+      next.disown(one.head.id, layer->id());
+      next.own(one.sealed.id, layer->id());
     }
   }
-  NodeRow head = next.find(fork.head)->row;
-  fork.sealed.parent = head.parent;
-  fork.sealed.size_bytes = head.size_bytes;
-  next.add(fork.sealed);
-  next.set_parent(fork.head, sealed_id);
-  head.parent = sealed_id;
-  for (const auto& layer : sealed) {
-    next.disown(fork.head, layer->id());
-    next.own(sealed_id, layer->id());
+}
+
+Status put_forks(CatalogDb& db, const std::vector<Forking>& all, std::int64_t now_ns) {
+  for (const Forking& one : all) {
+    VT_RETURN_IF_ERROR(db.put_node(one.sealed));
+    VT_RETURN_IF_ERROR(db.put_node(one.head));
+    for (const auto& layer : one.layers) VT_RETURN_IF_ERROR(db.put_layer(row_of(*layer, now_ns)));
   }
+  return {};
+}
+
+}  // namespace
+
+Task<Status> StoreCore::fork(Fork fork) {
+  // In order of node: the order in which the heads' locks are taken.
+  std::sort(fork.heads.begin(), fork.heads.end(),
+            [](const ForkOne& a, const ForkOne& b) { return a.head < b.head; });
+  std::vector<Forking> all(fork.heads.size());
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    all[i].head.id = fork.heads[i].head;
+    all[i].sealed = std::move(fork.heads[i].sealed);
+  }
+  VT_CO_RETURN_IF_ERROR(co_await prepare_forks(*this, all));
+  std::vector<AsyncMutex::Guard> flush_guards;
+  for (const Forking& one : all) {
+    if (one.volume == nullptr) continue;
+    flush_guards.push_back(co_await one.volume->flush_mutex().lock());
+  }
+  Lineage next = copy_lineage();
+  switch_forks(*this, next, all);
+  auto synced = co_await sync_forks(all);
+  if (!synced.ok()) {
+    abort_forks(all);
+    co_return synced.status();
+  }
+  const FlushRows rows = std::move(*synced);
+  plan_forks(next, all);
   if (fork.amend) fork.amend(next);
   const std::int64_t now_ns = engine.runtime().wall_now().count();
   const Status committed = co_await engine.catalog().commit([&](CatalogDb& db) -> Status {
-    VT_RETURN_IF_ERROR(db.put_node(fork.sealed));
-    VT_RETURN_IF_ERROR(db.put_node(head));
-    for (const auto& layer : sealed) VT_RETURN_IF_ERROR(db.put_layer(row_of(*layer, now_ns)));
+    VT_RETURN_IF_ERROR(put_forks(db, all, now_ns));
     VT_RETURN_IF_ERROR(rows.put(db));
     return fork.extra ? fork.extra(db) : Status();
   });
   if (!committed.ok()) {
     Volume::rows_failed(rows);
-    for (const auto& layer : sealed) layer->set_owner(fork.head);
-    if (volume != nullptr) volume->abort_fork(std::move(sealed));
+    abort_forks(all);
     if (engine.catalog().failed()) engine.fail(committed);
     co_return committed;
   }
   Volume::rows_committed(rows);
-  if (volume != nullptr) cache_map(sealed_id, volume->finish_fork());
+  for (const Forking& one : all) {
+    if (one.volume != nullptr) cache_map(one.sealed.id, one.volume->finish_fork());
+  }
   publish(std::move(next), fork.update_names);
   co_return Status();
 }
 
 Task<Status> Store::snapshot(std::string volume, std::string snapshot_name) {
+  VT_CO_RETURN_IF_ERROR(check_name(volume));
+  VT_CO_RETURN_IF_ERROR(check_name(snapshot_name));
+  std::vector<std::string> one;
+  one.push_back(NodeName{std::move(volume), std::move(snapshot_name)}.str());
+  co_return co_await snapshot_group(std::move(one));
+}
+
+namespace {
+
+// Which heads to fork and what their snapshots are called; ids come later. Under state_mutex.
+Result<StoreCore::Fork> plan_group(const StoreCore& core,
+                                   const std::vector<std::string>& snapshots) {
+  StoreCore::Fork fork;
+  std::set<NodeId> heads;
+  for (const std::string& text : snapshots) {
+    VT_ASSIGN_OR_RETURN(const NodeName name, parse_node_name(text));
+    if (!name.is_snapshot()) {
+      return error(Code::kInvalid, "{} names a volume; a snapshot is VOLUME@NAME", quoted(text));
+    }
+    StoreCore::ForkOne one;
+    VT_ASSIGN_OR_RETURN(one.head, core.resolve(NodeName{name.volume, ""}));
+    const VolumeRow& row = *core.find_volume(name.volume);
+    VT_RETURN_IF_ERROR(core.check_free_snapshot(row, name.snapshot));
+    if (!heads.insert(one.head).second) {
+      return error(Code::kInvalid, "volume {} is named twice: one instant gives it one snapshot",
+                   quoted(name.volume));
+    }
+    one.sealed.kind = NodeKind::kSnapshot;
+    one.sealed.volume = row.id;
+    one.sealed.snapshot = name.snapshot;
+    fork.heads.push_back(std::move(one));
+  }
+  if (fork.heads.empty()) return error(Code::kInvalid, "no snapshot is named");
+  return fork;
+}
+
+}  // namespace
+
+Task<Status> Store::snapshot_group(std::vector<std::string> snapshots) {
   StoreCore& core = *core_;
   const AsyncMutex::Guard guard = co_await core.ops_mutex.lock();
   VT_CO_RETURN_IF_ERROR(core.engine.check_writable());
-  VT_CO_RETURN_IF_ERROR(check_name(volume));
   StoreCore::Fork fork;
   {
     const std::lock_guard lock(core.state_mutex);
-    VT_CO_ASSIGN_OR_RETURN(fork.head, core.resolve(NodeName{volume, ""}));
-    const VolumeRow& row = *core.find_volume(volume);
-    VT_CO_RETURN_IF_ERROR(core.check_free_snapshot(row, snapshot_name));
-    fork.sealed.volume = row.id;
+    VT_CO_ASSIGN_OR_RETURN(fork, plan_group(core, snapshots));
   }
-  VT_CO_ASSIGN_OR_RETURN(fork.sealed.id, co_await core.new_node_id());
-  fork.sealed.kind = NodeKind::kSnapshot;
-  fork.sealed.snapshot = std::move(snapshot_name);
-  fork.sealed.created_ns = core.engine.runtime().wall_now().count();
+  const std::int64_t now_ns = core.engine.runtime().wall_now().count();
+  for (StoreCore::ForkOne& one : fork.heads) {
+    VT_CO_ASSIGN_OR_RETURN(one.sealed.id, co_await core.new_node_id());
+    one.sealed.created_ns = now_ns;
+  }
   co_return co_await core.fork(std::move(fork));
 }
 
@@ -186,13 +298,15 @@ Task<Status> Store::clone(std::string source, std::string new_volume, std::uint6
     const auto committed = co_await core.commit_change(std::move(change));
     VT_CO_RETURN_IF_ERROR(committed.status());
   } else {
+    StoreCore::ForkOne one;
+    one.head = from.id;
+    VT_CO_ASSIGN_OR_RETURN(one.sealed.id, co_await core.new_node_id());
+    rows.head.parent = one.sealed.id;
+    one.sealed.kind = NodeKind::kJunction;
+    one.sealed.volume = from.volume;
+    one.sealed.created_ns = rows.head.created_ns;
     StoreCore::Fork fork;
-    fork.head = from.id;
-    VT_CO_ASSIGN_OR_RETURN(fork.sealed.id, co_await core.new_node_id());
-    rows.head.parent = fork.sealed.id;
-    fork.sealed.kind = NodeKind::kJunction;
-    fork.sealed.volume = from.volume;
-    fork.sealed.created_ns = rows.head.created_ns;
+    fork.heads.push_back(std::move(one));
     fork.amend = [&rows](Lineage& next) { next.add(rows.head); };
     fork.extra = [&rows](CatalogDb& db) { return put_rows(db, rows); };
     fork.update_names = update_names;

@@ -184,9 +184,19 @@ void Volume::rows_failed(const FlushRows& rows) {
 
 // --- Forks and what else the store does.
 
-std::vector<std::shared_ptr<Layer>> Volume::begin_fork(std::shared_ptr<Layer> fresh,
-                                                       NodeId sealed_owner) {
-  const std::lock_guard lock(mutex_);
+// Writes are planned under mutex_: with all of them held, one that is planned after this one's
+// switch is planned after every other's, too (I4).
+void Volume::begin_fork(std::vector<Switch>& switches) {
+  std::vector<std::unique_lock<std::mutex>> locks;
+  locks.reserve(switches.size());
+  for (const Switch& one : switches) locks.emplace_back(one.volume->mutex_);
+  for (Switch& one : switches) {
+    one.sealed = one.volume->switch_locked(std::move(one.fresh), one.sealed_owner);
+  }
+}
+
+std::vector<std::shared_ptr<Layer>> Volume::switch_locked(std::shared_ptr<Layer> fresh,
+                                                          NodeId sealed_owner) {
   std::vector<std::shared_ptr<Layer>> sealed = std::move(owned_);
   owned_.clear();
   for (const auto& layer : sealed) layer->set_owner(sealed_owner);

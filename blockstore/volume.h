@@ -80,11 +80,18 @@ class Volume final : public BlockDevice {
   Gate& write_gate() { return write_gate_; }
   AsyncMutex& flush_mutex() { return flush_mutex_; }
 
-  // Fork: `fresh` (or nothing) becomes the active layer; the layers owned so far are sealed, become
-  // `sealed_owner`'s and are returned. Call finish_fork after write_gate().drain(): it answers the
-  // map of the moment of the switch, with the writes that were then under way. abort_fork gives the
-  // sealed layers back.
-  std::vector<std::shared_ptr<Layer>> begin_fork(std::shared_ptr<Layer> fresh, NodeId sealed_owner);
+  // Fork of one volume or several, at one instant: no write is planned on any of them between the
+  // first and the last. Of each, `fresh` (or nothing) becomes the active layer, and the layers
+  // owned so far are sealed and become `sealed_owner`'s. Call finish_fork after
+  // write_gate().drain(): it answers the map of the moment of the switch, with the writes that were
+  // then under way. abort_fork gives the sealed layers back.
+  struct Switch {
+    Volume* volume = nullptr;  // each a different one, in order of node: the order of their locks
+    std::shared_ptr<Layer> fresh;
+    NodeId sealed_owner = kNoNode;
+    std::vector<std::shared_ptr<Layer>> sealed;  // filled in
+  };
+  static void begin_fork(std::vector<Switch>& switches);
   ExtentMap finish_fork();
   void abort_fork(std::vector<std::shared_ptr<Layer>> sealed);
   // Makes data durable that was written to `layers`, and takes the index rows to commit.
@@ -138,6 +145,8 @@ class Volume final : public BlockDevice {
     std::vector<std::uint64_t> regions;
   };
 
+  std::vector<std::shared_ptr<Layer>> switch_locked(std::shared_ptr<Layer> fresh,
+                                                    NodeId sealed_owner);
   Status check_alive(bool for_write) const;
   std::vector<Segment> look_up(BlockRange range) const;
   Task<Status> read_segments(const std::vector<Segment>& segments, BlockRange range, std::byte* out,

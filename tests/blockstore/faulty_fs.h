@@ -15,7 +15,8 @@ struct Faults {
   bool fail_sync = false;
   bool fail_data_sync = false;  // of volumes only: the asynchronous ones
   bool fail_write = false;
-  int syncs = 0;  // asked for, failed ones included
+  int fail_write_from_sync = -1;  // writes fail once so many syncs were asked for; -1: they do not
+  int syncs = 0;                  // asked for, failed ones included
   int dir_syncs = 0;
   std::string synced_dir;
 };
@@ -40,7 +41,9 @@ class FaultyFile final : public File {
     return file_->read_sync(out, at);
   }
   Status write_sync(std::span<const std::byte> data, std::uint64_t at) override {
-    if (faults_.fail_write) return Status(Code::kIoError, "injected write failure");
+    const int from_sync = faults_.fail_write_from_sync;
+    if (faults_.fail_write || (from_sync >= 0 && faults_.syncs >= from_sync))
+      return Status(Code::kIoError, "injected write failure");
     return file_->write_sync(data, at);
   }
   Status sync_sync() override {

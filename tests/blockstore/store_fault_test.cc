@@ -121,5 +121,58 @@ TEST_F(StoreFaultTest, I10_AFailedCatalogCommitMakesTheStoreReadOnly) {
   EXPECT_EQ(write('y').code(), Code::kReadOnly);
 }
 
+TEST_F(StoreFaultTest, I3_AGroupWhoseDataIsNotDurableIsNotTaken) {
+  ASSERT_TRUE(runtime_.sync_wait(store_->create_volume("b", 1 << 20, {})).ok());
+  ASSERT_TRUE(runtime_.sync_wait(store_->create_volume("closed", 1 << 20, {})).ok());
+  ASSERT_TRUE(write('x').ok());
+  auto other = *runtime_.sync_wait(store_->open_device("b"));
+  const std::vector<std::byte> block(kBlockBytes, std::byte{'y'});
+  ASSERT_TRUE(runtime_.sync_wait(other->write(0, block, {})).ok());
+  const std::vector<std::string> group{"b@s", "a@s", "closed@s"};
+  const std::uint64_t commits = store_->counters().catalog_commits;
+  runtime_.faults().fail_data_sync = true;
+  EXPECT_FALSE(runtime_.sync_wait(store_->snapshot_group(group)).ok());
+  runtime_.faults().fail_data_sync = false;
+  EXPECT_TRUE(store_->read_only());
+  EXPECT_EQ(store_->counters().catalog_commits, commits);
+  EXPECT_EQ(runtime_.sync_wait(store_->list()).size(), 3u);
+}
+
+// The catalog fails at each of its writes in turn: on the way to the fork, and in the fork's own
+// commit, when the volumes have been switched.
+TEST_F(StoreFaultTest, I3_AGroupIsThereAfterItsCommitAndNotBefore) {
+  device_.reset();
+  int failures = 0;
+  for (bool taken = false; !taken; ++failures) {
+    ASSERT_LT(failures, 100);
+    const std::string a = "a" + std::to_string(failures);
+    const std::string b = "b" + std::to_string(failures);
+    const std::vector<std::byte> block(kBlockBytes, std::byte{'x'});
+    for (const std::string& name : {a, b}) {
+      ASSERT_TRUE(runtime_.sync_wait(store_->create_volume(name, 1 << 20, {})).ok());
+      auto device = *runtime_.sync_wait(store_->open_device(name));
+      ASSERT_TRUE(runtime_.sync_wait(device->write(0, block, {})).ok());
+    }
+    const std::uint64_t before = runtime_.sync_wait(store_->list()).size();
+    runtime_.faults().fail_write_from_sync = runtime_.faults().syncs + failures;
+    const std::vector<std::string> group{b + "@s", a + "@s"};
+    taken = runtime_.sync_wait(store_->snapshot_group(group)).ok();
+    runtime_.faults().fail_write_from_sync = -1;
+    EXPECT_EQ(runtime_.sync_wait(store_->list()).size(), before + (taken ? 2 : 0));
+    EXPECT_EQ(store_->read_only(), !taken);
+    store_.reset();
+    open();
+    EXPECT_EQ(runtime_.sync_wait(store_->list()).size(), before + (taken ? 2 : 0));
+    const std::string state = taken ? a + "@s" : a;
+    auto device = *runtime_.sync_wait(store_->open_device(state));
+    std::vector<std::byte> got(kBlockBytes);
+    ASSERT_TRUE(runtime_.sync_wait(device->read(0, got)).ok());
+    EXPECT_EQ(got, block);
+    EXPECT_TRUE(runtime_.sync_wait(store_->check({.data = true, .progress = {}}))->sound());
+  }
+  EXPECT_GT(failures, 3);  // two next layers, and the fork
+  EXPECT_TRUE(runtime_.sync_wait(store_->close()).ok());
+}
+
 }  // namespace
 }  // namespace voltree

@@ -62,6 +62,44 @@ TEST_F(StoreTest, I4_SnapshotKeepsWhatWasThere) {
   EXPECT_EQ(code(device("a@s")->write(0, Bytes(kBlockBytes), {})), Code::kReadOnly);
 }
 
+TEST_F(StoreTest, I4_AGroupIsOneInstant) {
+  create("a", kMiB);
+  create("b", 2 * kMiB);
+  create("untouched", kMiB);
+  fill("b", 0, kMiB, 'y');
+  kill_and_reopen();  // b is not open while the group is taken
+  fill("a", 0, kMiB, 'x');
+  ok(store_->snapshot_group({"b@s", "untouched@s", "a@other"}));
+  fill("a", 0, kMiB / 2, '1');
+  fill("b", 0, kMiB / 2, '2');
+  kill_and_reopen();
+  EXPECT_EQ(at("a@other", 0, kMiB), 'x');
+  EXPECT_EQ(at("b@s", 0, kMiB), 'y');
+  EXPECT_EQ(at("b@s", kMiB, kMiB), 0);
+  EXPECT_EQ(at("untouched@s", 0, kMiB), 0);
+  EXPECT_EQ(at("a", 0, kMiB / 2), '1');
+  EXPECT_EQ(at("b", 0, kMiB / 2), '2');
+  const auto first = runtime_->sync_wait(store_->info("a@other"));
+  const auto second = runtime_->sync_wait(store_->info("b@s"));
+  EXPECT_EQ(first->created_ns, second->created_ns);
+}
+
+TEST_F(StoreTest, I3_AGroupIsRefusedAsAWhole) {
+  create("a", kMiB);
+  create("b", kMiB);
+  ok(store_->snapshot("b", "taken"));
+  const auto refuse = [this](std::vector<std::string> names) {
+    return code(store_->snapshot_group(std::move(names)));
+  };
+  EXPECT_EQ(refuse({}), Code::kInvalid);
+  EXPECT_EQ(refuse({"a@s", "b"}), Code::kInvalid);
+  EXPECT_EQ(refuse({"a@s", "b@"}), Code::kInvalid);
+  EXPECT_EQ(refuse({"a@s", "b@s", "a@t"}), Code::kInvalid);
+  EXPECT_EQ(refuse({"a@s", "nobody@s"}), Code::kNotFound);
+  EXPECT_EQ(refuse({"a@s", "b@taken"}), Code::kExists);
+  EXPECT_EQ(runtime_->sync_wait(store_->list()).size(), 3u);
+}
+
 TEST_F(StoreTest, CloneOfAVolumeAndOfASnapshotGoTheirOwnWays) {
   create("a", kMiB);
   fill("a", 0, kMiB, 'x');
