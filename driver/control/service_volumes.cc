@@ -109,6 +109,20 @@ Result<Json> volume_snapshot(Call& call) {
   return node_answer(call, volume + "@" + snapshot);
 }
 
+Result<Json> volume_snapshot_group(Call& call) {
+  Params params(call.params());
+  const std::vector<std::string> snapshots = params.texts("snapshots");
+  VT_RETURN_IF_ERROR(call.accept(params));
+  VT_RETURN_IF_ERROR(call.wait(call.store().snapshot_group(snapshots)));
+  Json nodes = Json::array();
+  for (const std::string& name : snapshots) {
+    call.invalidate(name);
+    VT_ASSIGN_OR_RETURN(Json node, node_answer(call, name));
+    nodes.push_back(std::move(node));
+  }
+  return Json{{"snapshots", std::move(nodes)}};
+}
+
 Result<Json> volume_clone(Call& call) {
   Params params(call.params());
   const std::string source = params.text("source");
@@ -247,10 +261,10 @@ const std::vector<Method>& volume_methods() {
   static const std::vector<Method> methods{
       {"volume.create", volume_create},     {"volume.list", volume_list},
       {"volume.info", volume_info},         {"volume.usage", volume_usage},
-      {"volume.snapshot", volume_snapshot}, {"volume.clone", volume_clone},
-      {"volume.revert", volume_revert},     {"volume.resize", volume_resize},
-      {"volume.rename", volume_rename},     {"volume.delete", volume_delete},
-      {"volume.diff", volume_diff},
+      {"volume.snapshot", volume_snapshot}, {"volume.snapshot_group", volume_snapshot_group},
+      {"volume.clone", volume_clone},       {"volume.revert", volume_revert},
+      {"volume.resize", volume_resize},     {"volume.rename", volume_rename},
+      {"volume.delete", volume_delete},     {"volume.diff", volume_diff},
   };
   return methods;
 }

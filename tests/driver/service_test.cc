@@ -76,6 +76,19 @@ TEST_F(ServiceTest, RevertTakesOnlyItsOwnSnapshots) {
   EXPECT_EQ(must("volume.info", {{"name", "a@before"}})["kind"], "snapshot");
 }
 
+TEST_F(ServiceTest, AGroupOfSnapshotsIsAllOrNone) {
+  must("volume.create", {{"name", "a"}, {"size_bytes", kMiB}});
+  must("volume.create", {{"name", "b"}, {"size_bytes", kMiB}});
+  const Json taken = must("volume.snapshot_group", {{"snapshots", {"b@s", "a@s"}}});
+  ASSERT_EQ(taken["snapshots"].size(), 2U);
+  EXPECT_EQ(taken["snapshots"][0]["name"], "b@s");
+  EXPECT_EQ(taken["snapshots"][1]["kind"], "snapshot");
+  EXPECT_EQ(code_of("volume.snapshot_group", {{"snapshots", {"a@t", "b@s"}}}), Code::kExists);
+  EXPECT_EQ(code_of("volume.snapshot_group", {{"snapshots", {"a@t", "a@u"}}}), Code::kInvalid);
+  EXPECT_EQ(code_of("volume.snapshot_group", {{"snapshots", "a@t"}}), Code::kInvalid);
+  EXPECT_EQ(must("volume.list")["nodes"].size(), 4U);
+}
+
 TEST_F(ServiceTest, ResizeRenameDelete) {
   must("volume.create", {{"name", "a"}, {"size_bytes", kMiB}});
   EXPECT_EQ(must("volume.resize", {{"name", "a"}, {"grow_bytes", kMiB}})["size_bytes"], 2 * kMiB);

@@ -152,6 +152,14 @@ test_bad_names_and_sizes() {
 test_life_of_volumes() {
   expect 0 'took a@s' snapshot a@s
   expect 1 . snapshot a@s
+  expect 0 'created group' create group 1M
+  expect 0 'took group@g' snapshot a@g group@g
+  expect 1 'a@g|exists|already' snapshot group@h a@g
+  expect 3 . show group@h
+  is "one instant" "True" "$(json \
+    'len({s["created_ns"] for s in a["snapshots"]}) == 1 and len(a["snapshots"]) == 2' \
+    snapshot a@h group@h)"
+  expect 0 'deleted' delete a@g a@h group --snapshots
   expect 0 'cloned' clone a@s b --size 20M
   expect 0 'cloned' clone a c
   expect 2 . clone a d --size 1M

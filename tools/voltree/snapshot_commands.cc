@@ -6,19 +6,27 @@ namespace voltree::cli {
 namespace {
 
 struct SnapshotOptions {
-  std::string name;
+  std::vector<std::string> names;
 };
 
 Status run_snapshot(Cli& cli, const SnapshotOptions& options) {
-  VT_ASSIGN_OR_RETURN(const NodeName name, parse_snapshot_name(options.name));
-  VT_ASSIGN_OR_RETURN(
-      const Json node,
-      cli.call("volume.snapshot", Json{{"volume", name.volume}, {"snapshot", name.snapshot}}));
-  if (cli.json) {
-    print_json(node);
-  } else {
-    print_line("took " + name.str());
+  for (const std::string& name : options.names) {
+    VT_RETURN_IF_ERROR(parse_snapshot_name(name).status());
   }
+  Json answer;
+  if (options.names.size() == 1) {
+    VT_ASSIGN_OR_RETURN(const NodeName name, parse_snapshot_name(options.names.front()));
+    VT_ASSIGN_OR_RETURN(answer, cli.call("volume.snapshot", Json{{"volume", name.volume},
+                                                                 {"snapshot", name.snapshot}}));
+  } else {
+    VT_ASSIGN_OR_RETURN(answer,
+                        cli.call("volume.snapshot_group", Json{{"snapshots", options.names}}));
+  }
+  if (cli.json) {
+    print_json(answer);
+    return {};
+  }
+  for (const std::string& name : options.names) print_line("took " + name);
   return {};
 }
 
@@ -112,9 +120,12 @@ Status run_diff(Cli& cli, const DiffOptions& options) {
 
 void add_snapshot_commands(CLI::App& app, Cli& cli) {
   auto snapshot = std::make_shared<SnapshotOptions>();
-  CLI::App* command = cli.add(app, "snapshot", "Keep a volume as it is now; moves no data",
-                              "  voltree snapshot disk@monday", snapshot, run_snapshot);
-  command->add_option("VOLUME@NAME", snapshot->name, "The volume and the new snapshot")->required();
+  CLI::App* command = cli.add(
+      app, "snapshot", "Keep volumes as they are now, several at one instant; moves no data",
+      "  voltree snapshot disk@monday\n  voltree snapshot data@monday log@monday", snapshot,
+      run_snapshot);
+  command->add_option("VOLUME@NAME", snapshot->names, "The volume and the new snapshot")
+      ->required();
 
   auto clone = std::make_shared<CloneOptions>();
   command = cli.add(app, "clone", "Make a volume of a snapshot, or of a volume as it is now",
