@@ -94,6 +94,13 @@ struct CertificateRow {
   std::string json;
 };
 
+// One limit of a volume's I/O (qos.h): its key there, and a value that is not 0.
+struct VolumeLimitRow {
+  VolumeId volume = 0;
+  std::string key;
+  std::uint64_t value = 0;
+};
+
 struct AttachmentRow {
   std::uint64_t id = 0;
   NodeId node = kNoNode;
@@ -112,6 +119,7 @@ struct CatalogImage {
   std::vector<EraseRequestRow> erase_requests;
   std::vector<EraseItemRow> erase_items;
   std::vector<AttachmentRow> attachments;
+  std::vector<VolumeLimitRow> volume_limits;
 };
 
 // What every store says of itself. Version and words: DESIGN section 3.
@@ -122,6 +130,8 @@ struct FormatInfo {
   std::uint64_t incompatible = 0;
 };
 inline constexpr std::uint32_t kFormatVersion = 1;
+// Compatible features. The table volume_limit is there; who does not know it serves without limits.
+inline constexpr std::uint64_t kFeatureVolumeLimits = 1;
 inline constexpr std::uint64_t kKnownReadOnlyCompatible = 0;
 inline constexpr std::uint64_t kKnownIncompatible = 0;
 
@@ -135,6 +145,7 @@ class CatalogDb {
   static Result<std::unique_ptr<CatalogDb>> open(FileSystem& fs, const std::string& path);
   ~CatalogDb();
 
+  // As it was when the catalog was opened.
   const FormatInfo& format() const;
 
   // A transaction. Mutators outside of one are a bug and are refused with kInvalid.
@@ -166,7 +177,10 @@ class CatalogDb {
   // put_*: inserts, or replaces the row of that id. kExists: another volume has the name, or
   // another snapshot of the volume has it.
   Status put_volume(const VolumeRow& row);
-  Status remove_volume(VolumeId id);
+  Status remove_volume(VolumeId id);  // its limits go too
+  // All of the volume's limits from now on. A store's first ones make the table and set
+  // kFeatureVolumeLimits.
+  Status put_volume_limits(VolumeId id, const std::vector<VolumeLimitRow>& rows);
   Status put_node(const NodeRow& row);
   Status remove_node(NodeId id);
   Status put_layer(const LayerRow& row);

@@ -7,6 +7,7 @@
 
 #include "blockstore/base/checksum.h"
 #include "blockstore/catalog_db_impl.h"
+#include "blockstore/catalog_schema.h"
 
 namespace voltree {
 namespace {
@@ -125,6 +126,21 @@ AttachmentRow read_attachment(RowReader& row) {
   return attachment;
 }
 
+VolumeLimitRow read_volume_limit(RowReader& row) {
+  VolumeLimitRow limit;
+  limit.volume = row.number("volume", 1);
+  limit.key = row.text("key");
+  limit.value = row.number("value", 1);
+  return limit;
+}
+
+// It is made with a store's first limit.
+Result<bool> has_volume_limits(Connection& connection) {
+  Query query(connection,
+              "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'volume_limit'");
+  return query.step();
+}
+
 // Reads every row of `query` with `read`, which takes the columns that the query names, in its
 // order.
 template <typename Row>
@@ -182,6 +198,12 @@ Result<CatalogImage> CatalogDb::load() {
                  "SELECT id, node, target, device, read_only, sector_size_bytes, boot_id, "
                  "created_ns FROM attachment ORDER BY id",
                  "attachment", read_attachment, image.attachments));
+  VT_ASSIGN_OR_RETURN(const bool limits, has_volume_limits(db));
+  if (limits) {
+    VT_RETURN_IF_ERROR(
+        read_table(db, "SELECT volume, key, value FROM volume_limit ORDER BY volume, key",
+                   "volume_limit", read_volume_limit, image.volume_limits));
+  }
   return image;
 }
 
@@ -204,6 +226,19 @@ Status CatalogDb::put_volume(const VolumeRow& row) {
 
 Status CatalogDb::remove_volume(VolumeId id) {
   return remove_by_id(*impl_->connection, "DELETE FROM volume WHERE id = ?1", id);
+}
+
+Status CatalogDb::put_volume_limits(VolumeId id, const std::vector<VolumeLimitRow>& rows) {
+  Connection& db = *impl_->connection;
+  VT_ASSIGN_OR_RETURN(const bool there, has_volume_limits(db));
+  if (!there && rows.empty()) return {};
+  if (!there) VT_RETURN_IF_ERROR(db.execute(kVolumeLimitSchema));
+  VT_RETURN_IF_ERROR(remove_by_id(db, "DELETE FROM volume_limit WHERE volume = ?1", id));
+  for (const VolumeLimitRow& row : rows) {
+    Query query(db, "INSERT INTO volume_limit (volume, key, value) VALUES (?1, ?2, ?3)");
+    VT_RETURN_IF_ERROR(query.bind(id).bind_text(row.key).bind(row.value).run());
+  }
+  return {};
 }
 
 Status CatalogDb::put_node(const NodeRow& row) {

@@ -116,4 +116,16 @@ CREATE TABLE attachment (
 INSERT INTO format VALUES (1, 0, 0, 0);
 )sql";
 
+// The reference takes the rows with their volume, also in the hands of a voltree that does not know
+// the table.
+const char* const kVolumeLimitSchema = R"sql(
+CREATE TABLE volume_limit (
+  volume INTEGER NOT NULL REFERENCES volume (id) ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED,
+  key    TEXT NOT NULL,
+  value  INTEGER NOT NULL CHECK (value > 0),
+  PRIMARY KEY (volume, key)
+) STRICT, WITHOUT ROWID;
+UPDATE format SET compatible = compatible | 1;
+)sql";
+
 }  // namespace voltree

@@ -10,5 +10,7 @@ inline constexpr std::int64_t kCatalogApplicationId = 0x766c7472;
 
 // Makes every table of kFormatVersion in an empty database.
 extern const char* const kCatalogSchema;
+// Adds volume_limit to it, when a store gets its first limit.
+extern const char* const kVolumeLimitSchema;
 
 }  // namespace voltree

@@ -110,6 +110,41 @@ TEST_F(CatalogTest, RemovingTakesWhatHangsOnTheRow) {
   EXPECT_THAT(image.attachments, IsEmpty());
 }
 
+TEST_F(CatalogTest, TheFirstLimitMakesTheTable) {
+  auto db = create();
+  EXPECT_OK(change(*db, fill));
+  EXPECT_OK(change(*db, [](CatalogDb& rows) { return rows.put_volume_limits(1, {}); }));
+  db.reset();
+  db = open();
+  EXPECT_EQ(db->format().compatible, 0u);
+  EXPECT_THAT(must(db->load()).volume_limits, IsEmpty());
+  const auto limit = [](CatalogDb& rows) {
+    return rows.put_volume_limits(1, {{1, "read_iops_sec", 5}, {1, "of a later version", 1}});
+  };
+  // A change that is rolled back leaves no table.
+  EXPECT_EQ(change(*db,
+                   [&](CatalogDb& rows) -> Status {
+                     VT_RETURN_IF_ERROR(limit(rows));
+                     return Status(Code::kBusy, "no");
+                   })
+                .code(),
+            Code::kBusy);
+  EXPECT_THAT(must(db->load()).volume_limits, IsEmpty());
+  EXPECT_OK(change(*db, limit));
+  EXPECT_OK(change(*db, limit));
+  db.reset();
+  db = open();
+  EXPECT_EQ(db->format().compatible, kFeatureVolumeLimits);
+  const std::vector<VolumeLimitRow> rows = must(db->load()).volume_limits;
+  ASSERT_THAT(rows, SizeIs(2));
+  EXPECT_EQ(rows[1].volume, 1u);
+  EXPECT_EQ(rows[1].key, "read_iops_sec");
+  EXPECT_EQ(rows[1].value, 5u);
+  EXPECT_OK(change(*db, [](CatalogDb& all) { return all.remove_volume(1); }));
+  EXPECT_THAT(must(db->load()).volume_limits, IsEmpty());
+  EXPECT_THAT(must(db->integrity_check()), IsEmpty());
+}
+
 TEST_F(CatalogTest, RegionsAreReplacedMarkedRemovedAndIgnoredWithoutLayer) {
   auto db = create();
   EXPECT_OK(change(*db, fill));
