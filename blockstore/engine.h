@@ -38,6 +38,8 @@ class Engine {
   // Entered around every read of layer data. A range is erased only after a drain that began when
   // no node could see it any more (DESIGN section 2; I7, I8).
   Gate& read_gate() { return read_gate_; }
+  // Entered by whatever sleeps on behalf of a volume; shared, because a sleeper may be the last.
+  const std::shared_ptr<Gate>& timers() { return timers_; }
   EngineCounters& counters() { return counters_; }
 
   // I10: from the first failed fsync or commit on, nothing is written any more.
@@ -78,6 +80,7 @@ class Engine {
   LayerTable layers_;
   std::unique_ptr<InflightTable> inflight_;
   Gate read_gate_;
+  const std::shared_ptr<Gate> timers_ = std::make_shared<Gate>();
   EngineCounters counters_;
   std::atomic<bool> failed_{false};
   mutable std::mutex failure_mutex_;

@@ -174,6 +174,7 @@ Task<Status> StoreCore::load() {
   }
   for (const VolumeRow& row : loaded.image.volumes) volumes[row.id] = row;
   for (const AttachmentRow& row : loaded.image.attachments) attachments[row.id] = row;
+  VT_CO_RETURN_IF_ERROR(load_limits(loaded.image.volume_limits));
   saved_maps.insert(loaded.saved.begin(), loaded.saved.end());
   index_names();
   eraser.load(std::move(loaded.image.erase_requests), loaded.image.erase_items);
@@ -348,6 +349,7 @@ Task<Status> StoreCore::close() {
     status = opened.status();
   }
   if (status.ok()) status = co_await close_idle_devices(true);
+  co_await engine.timers()->drain();
   if (status.ok()) status = co_await settle_all();
   if (status.ok()) {
     status =

@@ -17,6 +17,7 @@
 #include "blockstore/base/units.h"
 #include "blockstore/block_device.h"
 #include "blockstore/catalog.h"
+#include "blockstore/qos.h"
 #include "blockstore/runtime/io.h"
 #include "blockstore/runtime/task.h"
 
@@ -49,6 +50,14 @@ struct NodeInfo {
   std::uint64_t connections = 0;  // claimed devices (claim_device)
   std::vector<std::string>
       children;  // names of named descendants directly below (through junctions)
+};
+
+// What a volume's I/O is held to.
+struct QosInfo {
+  QosLimits limits;           // as they were asked for
+  ResolvedQos effective;      // at the volume's size
+  std::uint64_t waiting = 0;  // requests that wait for their turn now
+  std::uint64_t delayed = 0;  // that had to wait, since the volume was opened
 };
 
 struct NodeUsage {
@@ -167,6 +176,15 @@ class Store {
   // Any node, in any order. kBusy when attached. A volume that has snapshots leaves them (they keep
   // its name taken). Returns the erase request's id, 0 when there is nothing to erase.
   Task<Result<std::uint64_t>> remove(std::string name, DeleteOptions options);
+
+  // --- Limits (qos.h) of a volume's reads, writes and zeroes, whichever door they come through.
+  // All of them are replaced; QosLimits() takes them away. They hold at once, for requests that
+  // wait, too, and are durable when the call returns. Snapshots have none, clones inherit none.
+  Task<Status> set_qos(std::string volume, QosLimits limits);
+  Task<Result<QosInfo>> qos(std::string volume);
+  // As long as this process lives no limit holds anybody up, and who waits goes on; the catalog
+  // keeps them. For a daemon that is about to stop and waits for its requests.
+  Task<void> lift_limits();
 
   // --- Questions.
   Task<Result<NodeInfo>> info(std::string name);

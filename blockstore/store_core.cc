@@ -444,6 +444,10 @@ Task<Result<std::shared_ptr<Volume>>> StoreCore::open_node(NodeId node) {
   state.writable = row.kind == NodeKind::kHead;
   state.has_parent = row.parent != kNoNode;
   state.size_bytes = row.size_bytes;
+  {
+    const std::lock_guard guard(state_mutex);
+    state.qos = limits_of(row);
+  }
   VT_CO_ASSIGN_OR_RETURN(state.map, co_await build_map(node));
   for (const LayerId id : owned) state.owned.push_back(engine.layers().find(id));
   // Its newest layer goes on taking new blocks, unless some of its blocks wait for the eraser.
@@ -453,6 +457,7 @@ Task<Result<std::shared_ptr<Volume>>> StoreCore::open_node(NodeId node) {
   auto volume = std::make_shared<Volume>(engine, std::move(state));
   const std::lock_guard guard(state_mutex);
   devices[node] = volume;
+  if (limits_lifted) volume->set_qos({});
   co_return volume;
 }
 

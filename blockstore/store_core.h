@@ -51,6 +51,9 @@ class StoreCore {
   Status check_free_name(const std::string& volume) const;
   Status check_free_snapshot(const VolumeRow& volume, const std::string& snapshot) const;
 
+  // What a node's I/O is held to: limits are those of a volume's head.
+  QosLimits limits_of(const NodeRow& node) const;
+
   // --- Steps (under ops_mutex_).
   Task<Result<NodeId>> new_node_id();
   Task<Status> load_indexes(Lineage& lineage, std::vector<LayerId> layers, bool durable);
@@ -105,6 +108,7 @@ class StoreCore {
   // --- Whole-store work.
   Task<Status> open(StoreOpenOptions options);
   Task<Status> load();
+  Status load_limits(const std::vector<VolumeLimitRow>& rows);
   Task<Status> recover(bool same_boot);
   Task<Status> settle_all();
   Task<Status> sweep();
@@ -126,6 +130,8 @@ class StoreCore {
   std::map<std::string, VolumeId> volume_names;
   std::map<std::pair<VolumeId, std::string>, NodeId> snapshot_names;
   std::map<std::uint64_t, AttachmentRow> attachments;
+  std::map<VolumeId, QosLimits> limits;  // of volumes that have any
+  bool limits_lifted = false;
   std::map<NodeId, std::shared_ptr<Volume>> devices;
   std::map<NodeId, std::uint64_t> claims;             // how many ClaimedDevices there are
   std::list<std::pair<NodeId, ExtentMap>> map_cache;  // newest first

@@ -93,7 +93,10 @@ Task<Result<std::uint64_t>> StoreCore::remove_nodes(std::vector<NodeId> nodes, s
   }
   for (const NodeId id : nodes) change.next.remove(id, change.plan);
   change.extra = [&kept](CatalogDb& db) -> Status {
-    for (const VolumeRow& row : kept) VT_RETURN_IF_ERROR(db.put_volume(row));
+    for (const VolumeRow& row : kept) {
+      VT_RETURN_IF_ERROR(db.put_volume(row));
+      if (row.head == kNoNode) VT_RETURN_IF_ERROR(db.put_volume_limits(row.id, {}));
+    }
     return {};
   };
   change.after_plan = [&finished](CatalogDb& db) -> Status {
@@ -101,8 +104,14 @@ Task<Result<std::uint64_t>> StoreCore::remove_nodes(std::vector<NodeId> nodes, s
     return {};
   };
   change.update_names = [this, &kept, &finished, &nodes] {
-    for (const VolumeRow& row : kept) volumes[row.id] = row;
-    for (const VolumeId id : finished) volumes.erase(id);
+    for (const VolumeRow& row : kept) {
+      volumes[row.id] = row;
+      if (row.head == kNoNode) limits.erase(row.id);
+    }
+    for (const VolumeId id : finished) {
+      volumes.erase(id);
+      limits.erase(id);
+    }
     for (const NodeId id : nodes) devices.erase(id);  // a junction is no device either
   };
   auto removed = co_await commit_change(std::move(change));

@@ -29,10 +29,13 @@ Volume::Volume(Engine& engine, VolumeState state)
       node_(state.node),
       writable_(state.writable),
       size_bytes_(state.size_bytes),
+      throttle_(engine.runtime(), engine.timers()),
+      qos_(state.qos),
       map_(std::move(state.map)),
       has_parent_(state.has_parent),
       owned_(std::move(state.owned)) {
   if (state.newest_is_active) active_ = owned_.back();
+  resolve_limits();
 }
 
 std::uint64_t Volume::referenced_bytes() const {
@@ -58,20 +61,47 @@ std::shared_ptr<Layer> Volume::active_layer() const {
 // Under mutex_, so that a write is either planned before (and holds a token of the write gate) or
 // not at all.
 void Volume::kill() {
-  const std::lock_guard lock(mutex_);
-  dead_.store(true, std::memory_order_release);
+  {
+    const std::lock_guard lock(mutex_);
+    dead_.store(true, std::memory_order_release);
+  }
+  throttle_.close();
 }
 
 void Volume::revive() {
-  const std::lock_guard lock(mutex_);
-  dead_.store(false, std::memory_order_release);
+  {
+    const std::lock_guard lock(mutex_);
+    dead_.store(false, std::memory_order_release);
+  }
+  throttle_.reopen();
 }
 
 void Volume::cut(std::uint64_t size_bytes) {
-  const std::lock_guard lock(mutex_);
-  const std::uint64_t end = blocks_of_bytes(size_bytes);
-  if (map_.end_block() > end) map_.assign(end, map_.end_block() - end, kNoLayer);
-  size_bytes_.store(size_bytes, std::memory_order_release);
+  {
+    const std::lock_guard lock(mutex_);
+    const std::uint64_t end = blocks_of_bytes(size_bytes);
+    if (map_.end_block() > end) map_.assign(end, map_.end_block() - end, kNoLayer);
+    size_bytes_.store(size_bytes, std::memory_order_release);
+  }
+  resolve_limits();
+}
+
+void Volume::set_qos(const QosLimits& limits) {
+  {
+    const std::lock_guard lock(mutex_);
+    qos_ = limits;
+  }
+  resolve_limits();
+}
+
+// After every change of the limits or the size.
+void Volume::resolve_limits() {
+  ResolvedQos resolved;
+  {
+    const std::lock_guard lock(mutex_);
+    resolved = resolve_qos(qos_, size_bytes());
+  }
+  throttle_.set(resolved);
 }
 
 Status Volume::check_alive(bool for_write) const {
@@ -224,14 +254,17 @@ void Volume::abort_fork(std::vector<std::shared_ptr<Layer>> sealed) {
 }
 
 void Volume::replace(ExtentMap map, std::uint64_t size_bytes) {
-  const std::lock_guard lock(mutex_);
-  replaced_epoch_ = epoch_++;
-  map_ = std::move(map);
-  for (const auto& layer : owned_) layer->set_owner(kNoNode);
-  owned_.clear();
-  active_ = nullptr;
-  has_parent_ = true;
-  size_bytes_.store(size_bytes, std::memory_order_release);
+  {
+    const std::lock_guard lock(mutex_);
+    replaced_epoch_ = epoch_++;
+    map_ = std::move(map);
+    for (const auto& layer : owned_) layer->set_owner(kNoNode);
+    owned_.clear();
+    active_ = nullptr;
+    has_parent_ = true;
+    size_bytes_.store(size_bytes, std::memory_order_release);
+  }
+  resolve_limits();
 }
 
 void Volume::adopt(std::vector<std::shared_ptr<Layer>> layers, bool has_parent) {
@@ -253,8 +286,11 @@ void Volume::drop_owned(const std::vector<LayerId>& layers) {
 }
 
 void Volume::set_size(std::uint64_t size_bytes) {
-  const std::lock_guard lock(mutex_);
-  size_bytes_.store(size_bytes, std::memory_order_release);
+  {
+    const std::lock_guard lock(mutex_);
+    size_bytes_.store(size_bytes, std::memory_order_release);
+  }
+  resolve_limits();
 }
 
 void Volume::retire_active_layer() {
@@ -266,6 +302,9 @@ void Volume::retire_active_layer() {
 
 Task<Status> Volume::read(std::uint64_t offset_bytes, std::span<std::byte> out) {
   VT_CO_RETURN_IF_ERROR(check_alive(false));
+  if (throttle_.active()) {
+    VT_CO_RETURN_IF_ERROR(co_await throttle_.admit(Throttle::Direction::kRead, out.size()));
+  }
   engine_.counters().reads.fetch_add(1, std::memory_order_relaxed);
   engine_.counters().read_bytes.fetch_add(out.size(), std::memory_order_relaxed);
   co_return co_await aligned_read(*this, offset_bytes, out);
@@ -274,6 +313,9 @@ Task<Status> Volume::read(std::uint64_t offset_bytes, std::span<std::byte> out) 
 Task<Status> Volume::write(std::uint64_t offset_bytes, std::span<const std::byte> data,
                            WriteOptions options) {
   VT_CO_RETURN_IF_ERROR(check_alive(true));
+  if (throttle_.active()) {
+    VT_CO_RETURN_IF_ERROR(co_await throttle_.admit(Throttle::Direction::kWrite, data.size()));
+  }
   engine_.counters().writes.fetch_add(1, std::memory_order_relaxed);
   engine_.counters().written_bytes.fetch_add(data.size(), std::memory_order_relaxed);
   VT_CO_RETURN_IF_ERROR(co_await aligned_write(*this, offset_bytes, data));
@@ -284,6 +326,10 @@ Task<Status> Volume::write(std::uint64_t offset_bytes, std::span<const std::byte
 Task<Status> Volume::write_zeroes(std::uint64_t offset_bytes, std::uint64_t length_bytes,
                                   WriteOptions options) {
   VT_CO_RETURN_IF_ERROR(check_alive(true));
+  if (throttle_.active()) {
+    // One operation and no bytes, however long: it moves none.
+    VT_CO_RETURN_IF_ERROR(co_await throttle_.admit(Throttle::Direction::kWrite, 0));
+  }
   engine_.counters().zeroes.fetch_add(1, std::memory_order_relaxed);
   VT_CO_RETURN_IF_ERROR(co_await aligned_zero(*this, offset_bytes, length_bytes));
   if (!options.fua) co_return Status();

@@ -22,6 +22,7 @@
 #include "blockstore/engine.h"
 #include "blockstore/extent_map.h"
 #include "blockstore/layer.h"
+#include "blockstore/qos.h"
 #include "blockstore/runtime/sync.h"
 
 namespace voltree {
@@ -34,6 +35,7 @@ struct VolumeState {
   ExtentMap map;
   std::vector<std::shared_ptr<Layer>> owned;  // oldest first
   bool newest_is_active = false;              // new blocks may go to owned.back()
+  QosLimits qos;
 };
 
 // Rows that a catalog commit must carry for data that has just been made durable (I1).
@@ -108,6 +110,10 @@ class Volume final : public BlockDevice {
   // Layers that have nothing left: this volume neither owns nor writes to them any more.
   void drop_owned(const std::vector<LayerId>& layers);
   void set_size(std::uint64_t size_bytes);
+  // What reads, writes and zeroes are held to from now on; resolved anew when the size changes.
+  // They wait before they take a lock, so that nothing but they waits.
+  void set_qos(const QosLimits& limits);
+  const Throttle& throttle() const { return throttle_; }
   // Where new blocks go; nullptr before the first.
   std::shared_ptr<Layer> active_layer() const;
   // No new blocks go to the active layer any more (shrink, or it can not grow).
@@ -147,6 +153,7 @@ class Volume final : public BlockDevice {
 
   std::vector<std::shared_ptr<Layer>> switch_locked(std::shared_ptr<Layer> fresh,
                                                     NodeId sealed_owner);
+  void resolve_limits();
   Status check_alive(bool for_write) const;
   std::vector<Segment> look_up(BlockRange range) const;
   Task<Status> read_segments(const std::vector<Segment>& segments, BlockRange range, std::byte* out,
@@ -167,6 +174,7 @@ class Volume final : public BlockDevice {
   const bool writable_;
   std::atomic<std::uint64_t> size_bytes_;
   std::atomic<bool> dead_{false};
+  Throttle throttle_;
 
   RangeLock range_lock_;
   Gate write_gate_;
@@ -176,6 +184,7 @@ class Volume final : public BlockDevice {
   std::uint64_t flush_covered_ = 0;  // guarded by flush_mutex_
 
   mutable std::mutex mutex_;  // guards all below; never held across I/O
+  QosLimits qos_;
   ExtentMap map_;
   bool has_parent_;
   std::vector<std::shared_ptr<Layer>> owned_;  // oldest first

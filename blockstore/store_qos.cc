@@ -1,0 +1,96 @@
+// Limits of volumes: kept in the catalog, held to by the open volume's throttle.
+#include "blockstore/store_core.h"
+
+namespace voltree {
+
+QosLimits StoreCore::limits_of(const NodeRow& node) const {
+  if (node.kind != NodeKind::kHead) return {};
+  const auto found = limits.find(node.volume);
+  return found == limits.end() ? QosLimits() : found->second;
+}
+
+Status StoreCore::load_limits(const std::vector<VolumeLimitRow>& rows) {
+  for (const VolumeLimitRow& row : rows) {
+    // A key that is not known here is one of a later version's: the feature is compatible.
+    if (!is_qos_key(row.key)) continue;
+    const Status set = limits[row.volume].set(row.key, row.value);
+    if (!set.ok()) {
+      return error(Code::kDamaged, "catalog: table volume_limit, volume {}: {}", row.volume,
+                   set.message());
+    }
+  }
+  return {};
+}
+
+namespace {
+
+// The head of `volume`, a name that must not be a snapshot's. Under state_mutex.
+Result<NodeRow> find_head(const StoreCore& core, const std::string& volume) {
+  VT_RETURN_IF_ERROR(check_name(volume));
+  VT_ASSIGN_OR_RETURN(const NodeId id, core.resolve(NodeName{volume, ""}));
+  return core.lineage.find(id)->row;
+}
+
+}  // namespace
+
+Task<Status> Store::set_qos(std::string volume, QosLimits limits) {
+  StoreCore& core = *core_;
+  const AsyncMutex::Guard guard = co_await core.ops_mutex.lock();
+  VT_CO_RETURN_IF_ERROR(core.engine.check_writable());
+  VT_CO_RETURN_IF_ERROR(limits.check());
+  NodeRow head;
+  {
+    const std::lock_guard lock(core.state_mutex);
+    VT_CO_ASSIGN_OR_RETURN(head, find_head(core, volume));
+  }
+  std::vector<VolumeLimitRow> rows;
+  for (const auto& [key, value] : limits.entries()) rows.push_back({head.volume, key, value});
+  const Status committed = co_await core.engine.catalog().commit(
+      [&](CatalogDb& db) { return db.put_volume_limits(head.volume, rows); });
+  if (!committed.ok()) {
+    if (core.engine.catalog().failed()) core.engine.fail(committed);
+    co_return committed;
+  }
+  std::shared_ptr<Volume> open;
+  {
+    const std::lock_guard lock(core.state_mutex);
+    if (limits.empty()) {
+      core.limits.erase(head.volume);
+    } else {
+      core.limits[head.volume] = limits;
+    }
+    const auto found = core.devices.find(head.id);
+    if (found != core.devices.end() && !core.limits_lifted) open = found->second;
+  }
+  if (open != nullptr) open->set_qos(limits);
+  co_return Status();
+}
+
+Task<Result<QosInfo>> Store::qos(std::string volume) {
+  const StoreCore& core = *core_;
+  QosInfo info;
+  const std::lock_guard lock(core.state_mutex);
+  VT_CO_ASSIGN_OR_RETURN(const NodeRow head, find_head(core, volume));
+  info.limits = core.limits_of(head);
+  info.effective = resolve_qos(info.limits, head.size_bytes);
+  if (const auto open = core.devices.find(head.id); open != core.devices.end()) {
+    info.waiting = open->second->throttle().waiting();
+    info.delayed = open->second->throttle().delayed();
+  }
+  co_return info;
+}
+
+Task<void> Store::lift_limits() {
+  StoreCore& core = *core_;
+  // After a change of limits that is under way.
+  const AsyncMutex::Guard guard = co_await core.ops_mutex.lock();
+  std::vector<std::shared_ptr<Volume>> open;
+  {
+    const std::lock_guard lock(core.state_mutex);
+    core.limits_lifted = true;
+    for (const auto& entry : core.devices) open.push_back(entry.second);
+  }
+  for (const std::shared_ptr<Volume>& volume : open) volume->set_qos({});
+}
+
+}  // namespace voltree
