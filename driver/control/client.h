@@ -40,6 +40,20 @@ class SocketClient : public Client {
   std::uint64_t last_id_ = 0;
 };
 
+// Through a service of this process, which must outlive it.
+class ServiceClient : public Client {
+ public:
+  explicit ServiceClient(Service& service) : service_(service) {}
+  Result<Json> call(std::string_view method, Json params, const ProgressSink& progress) override {
+    return service_.call(method, params, progress);
+  }
+  bool is_daemon() const override { return true; }
+  Status close() override { return {}; }
+
+ private:
+  Service& service_;
+};
+
 // In this process: opens the store, and owns it until close().
 class EmbeddedClient : public Client {
  public:

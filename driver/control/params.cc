@@ -96,6 +96,16 @@ std::optional<std::uint64_t> Params::optional_number(std::string_view name) {
   return take_number(name, *value, kNumberMax);
 }
 
+Json Params::object_or_empty(std::string_view name) {
+  const Json* value = find(name);
+  if (value == nullptr) return Json::object();
+  if (!value->is_object()) {
+    fail(fmt::format("parameter \"{}\" must be an object", name));
+    return Json::object();
+  }
+  return *value;
+}
+
 bool Params::flag(std::string_view name) {
   const Json* value = find(name);
   if (value == nullptr) return false;

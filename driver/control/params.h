@@ -37,7 +37,8 @@ class Params {
   std::uint64_t number_or(std::string_view name, std::uint64_t fallback,
                           std::uint64_t max = kNumberMax);
   std::optional<std::uint64_t> optional_number(std::string_view name);
-  bool flag(std::string_view name);  // false when absent
+  Json object_or_empty(std::string_view name);  // {} when absent
+  bool flag(std::string_view name);             // false when absent
   std::optional<ErasePolicy> optional_erase_policy(std::string_view name);
 
   // OK, or kInvalid naming the first parameter that is wrong.

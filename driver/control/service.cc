@@ -1,7 +1,6 @@
 #include "driver/control/service.h"
 
 #include <algorithm>
-#include <array>
 
 #include "driver/targets/attachments.h"
 #include "driver/targets/loop_target.h"
@@ -10,9 +9,10 @@
 namespace voltree {
 namespace {
 
-const std::array<const std::vector<Method>*, 4>& tables() {
-  static const std::array<const std::vector<Method>*, 4> all{
-      {&volume_methods(), &store_methods(), &device_methods(), &nbd_methods()}};
+const std::vector<const std::vector<Method>*>& tables() {
+  static const std::vector<const std::vector<Method>*> all{&volume_methods(), &store_methods(),
+                                                           &device_methods(), &nbd_methods(),
+                                                           &driver_methods()};
   return all;
 }
 

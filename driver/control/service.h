@@ -93,6 +93,7 @@ class Call {
   Call(Service& service, const Json& params, const ProgressSink& progress)
       : service_(service), params_(params), progress_(progress) {}
 
+  Service& service() { return service_; }
   Store& store() { return service_.store_; }
   ExportedTree* tree() { return service_.tree_; }
   Attachments& attachments() { return *service_.attachments_; }
@@ -171,6 +172,7 @@ const std::vector<Method>& volume_methods();  // service_volumes.cc
 const std::vector<Method>& store_methods();   // service_store.cc
 const std::vector<Method>& device_methods();  // service_devices.cc
 const std::vector<Method>& nbd_methods();     // service_nbd.cc
+const std::vector<Method>& driver_methods();  // service_driver.cc
 
 // A node as the methods show it.
 Json node_json(const NodeInfo& info);

@@ -1,0 +1,143 @@
+// Exports and connections: a volume's file in the mounted tree, or a loop device on it.
+#include "driver/store_driver.h"
+#include "driver/store_driver_impl.h"
+
+namespace voltree {
+namespace {
+
+std::string node_of(const DriverSnapshot& snapshot) {
+  return snapshot.volume_name + "@" + snapshot.name;
+}
+
+}  // namespace
+
+Answer<std::string> StoreDriver::path_of(const std::string& node) {
+  const Result<Json> daemon = client_.call("ping", Json::object());
+  if (!daemon.ok()) return DriverStatus::of(daemon.status());
+  const std::string mountpoint = text_in(*daemon, "mountpoint");
+  if (mountpoint.empty()) {
+    return DriverStatus(Exception::kVolumeBackendAPIException,
+                        "the store is not mounted: voltree serve --mount DIR");
+  }
+  const std::size_t at = node.find('@');
+  if (at == std::string::npos) return mountpoint + "/volumes/" + node;
+  return mountpoint + "/snapshots/" + node.substr(0, at) + "/" + node.substr(at + 1);
+}
+
+DriverStatus StoreDriver::validate_connector(const Json& connector) {
+  if (!text_in(connector, "host").empty()) return {};
+  return {Exception::kInvalidConnectorException, "the connector does not say its host"};
+}
+
+Answer<std::string> StoreDriver::device_of(const std::string& node, bool read_only) {
+  const Result<Json> list = client_.call("device.list", Json::object());
+  if (!list.ok()) return DriverStatus::of(list.status());
+  for (const Json& attachment : (*list)["attachments"]) {
+    if (attachment["name"] != node || attachment["target"] != "loop") continue;
+    if (attachment["state"] == "live") return text_in(attachment, "device");
+    // Of a daemon that died: its device is dead, too.
+    const Result<Json> gone = client_.call("device.detach", Json{{"name_or_device", node}});
+    if (!gone.ok()) return DriverStatus::of(gone.status());
+    break;
+  }
+  const Result<Json> made =
+      client_.call("device.attach", Json{{"name", node}, {"read_only", read_only}});
+  if (!made.ok()) return DriverStatus::of(made.status());
+  return text_in(*made, "device");
+}
+
+Answer<Json> StoreDriver::connect(const std::string& node, bool read_only) {
+  VT_ASSIGN_OR_RETURN(const std::optional<Json> there, find(node));
+  if (!there) {
+    const bool snapshot = node.find('@') != std::string::npos;
+    return DriverStatus(snapshot ? Exception::kSnapshotNotFound : Exception::kVolumeNotFound,
+                        "there is no " + node);
+  }
+  if (options_.connection == Connection::kLocal) {
+    VT_ASSIGN_OR_RETURN(const std::string device, device_of(node, read_only));
+    return Json{{"driver_volume_type", "local"}, {"data", Json{{"device_path", device}}}};
+  }
+  VT_ASSIGN_OR_RETURN(const std::string path, path_of(node));
+  return Json{{"driver_volume_type", "gpfs"},
+              {"data", Json{{"name", node}, {"device_path", path}}}};
+}
+
+DriverStatus StoreDriver::disconnect(const std::string& node) {
+  if (options_.connection == Connection::kFile) return {};
+  const Status gone = client_.call("device.detach", Json{{"name_or_device", node}}).status();
+  if (gone.ok() || gone.code() == Code::kNotFound) return {};
+  return {Exception::kVolumeBackendAPIException, std::string(gone.message())};
+}
+
+Answer<Json> StoreDriver::ensure_export(const DriverVolume& volume) {
+  if (options_.connection == Connection::kFile) {
+    VT_ASSIGN_OR_RETURN(const std::optional<Json> there, find(volume.name));
+    if (there) return Json(nullptr);
+    return DriverStatus(Exception::kVolumeNotFound, "there is no volume " + volume.name);
+  }
+  VT_DRIVER_RETURN_IF_ERROR(device_of(volume.name, false).status());
+  return Json(nullptr);
+}
+
+// There is nothing between an export and its connection here: what it takes, initialize_connection
+// does.
+Answer<Json> StoreDriver::create_export(const DriverVolume& volume, const Json&) {
+  VT_ASSIGN_OR_RETURN(const std::optional<Json> there, find(volume.name));
+  if (there) return Json(nullptr);
+  return DriverStatus(Exception::kVolumeNotFound, "there is no volume " + volume.name);
+}
+
+DriverStatus StoreDriver::remove_export(const DriverVolume& volume) {
+  return disconnect(volume.name);
+}
+
+Answer<Json> StoreDriver::initialize_connection(const DriverVolume& volume, const Json& connector,
+                                                const Json&) {
+  VT_DRIVER_RETURN_IF_ERROR(validate_connector(connector));
+  return connect(volume.name, text_in(connector, "mode") == "ro");
+}
+
+Answer<bool> StoreDriver::terminate_connection(const DriverVolume& volume, const Json& connector,
+                                               bool) {
+  if (connector.is_object()) {
+    const std::string host = text_in(connector, "host");
+    const auto here = std::count_if(volume.attachments.begin(), volume.attachments.end(),
+                                    [&](const auto& one) { return one.attached_host == host; });
+    if (here > 1) return true;
+  }
+  VT_DRIVER_RETURN_IF_ERROR(disconnect(volume.name));
+  return false;
+}
+
+// Calls of older releases, which tell what initialize_connection has done already.
+DriverStatus StoreDriver::attach_volume(const DriverVolume& volume, const std::string&,
+                                        const std::string&, const std::string&) {
+  VT_ASSIGN_OR_RETURN(const std::optional<Json> there, find(volume.name));
+  if (there) return {};
+  return {Exception::kVolumeNotFound, "there is no volume " + volume.name};
+}
+
+DriverStatus StoreDriver::detach_volume(const DriverVolume&) { return {}; }
+
+Answer<Json> StoreDriver::create_export_snapshot(const DriverSnapshot& snapshot, const Json&) {
+  VT_ASSIGN_OR_RETURN(const std::optional<Json> there, find(node_of(snapshot)));
+  if (there) return Json(nullptr);
+  return DriverStatus(Exception::kSnapshotNotFound, "there is no " + node_of(snapshot));
+}
+
+DriverStatus StoreDriver::remove_export_snapshot(const DriverSnapshot& snapshot) {
+  return disconnect(node_of(snapshot));
+}
+
+Answer<Json> StoreDriver::initialize_connection_snapshot(const DriverSnapshot& snapshot,
+                                                         const Json& connector) {
+  VT_DRIVER_RETURN_IF_ERROR(validate_connector(connector));
+  return connect(node_of(snapshot), true);
+}
+
+DriverStatus StoreDriver::terminate_connection_snapshot(const DriverSnapshot& snapshot,
+                                                        const Json&) {
+  return disconnect(node_of(snapshot));
+}
+
+}  // namespace voltree

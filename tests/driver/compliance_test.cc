@@ -1,0 +1,139 @@
+// Drivers against Cinder's contract: ours, in this process and through a daemon's socket, and one
+// with gaps, each of which must be named.
+#include "driver/compliance.h"
+
+#include "driver/control/client.h"
+#include "driver/control/server.h"
+#include "driver/driver_calls.h"
+#include "driver/store_driver.h"
+#include "tests/driver/driver_fixture.h"
+
+namespace voltree {
+namespace {
+
+class TestTree final : public ExportedTree {
+ public:
+  std::string mountpoint() const override { return "/mnt/voltree"; }
+  std::string path_of(const NodeName& name) const override { return "/mnt/voltree/" + name.str(); }
+  void invalidate(const NodeName&) override {}
+};
+
+class ComplianceTest : public ServiceTest {
+ protected:
+  void SetUp() override {
+    ServiceTest::SetUp();
+    if (HasFatalFailure()) return;
+    service_ = std::make_unique<Service>(*runtime_, *store_, &tree_);
+    data_.write_block = [this](const std::string& node, std::uint64_t at, char fill) {
+      auto device = runtime_->sync_wait(store_->open_device(node));
+      if (!device.ok()) return false;
+      const std::vector<std::byte> block(kBlockBytes, static_cast<std::byte>(fill));
+      return runtime_->sync_wait((*device)->write(at, block, {})).ok();
+    };
+    data_.read_block = [this](const std::string& node, std::uint64_t at) -> std::optional<char> {
+      auto device = runtime_->sync_wait(store_->open_device(node));
+      std::vector<std::byte> block(kBlockBytes);
+      if (!device.ok() || !runtime_->sync_wait((*device)->read(at, block)).ok()) return {};
+      for (const std::byte byte : block) {
+        if (byte != block[0]) return {};
+      }
+      return static_cast<char>(block[0]);
+    };
+  }
+  // No test of a driver may depend on how full this host is.
+  static StoreDriverOptions options() {
+    StoreDriverOptions options;
+    options.free_min_bytes = 0;
+    options.host_name = "here";
+    return options;
+  }
+  static std::string lines(const std::vector<std::string>& gaps) {
+    return fmt::format("{}", fmt::join(gaps, "\n"));
+  }
+  TestTree tree_;
+  ComplianceData data_;
+};
+
+TEST_F(ComplianceTest, InThisProcess) {
+  ServiceClient client(*service_);
+  StoreDriver driver(client, options());
+  EXPECT_EQ(lines(find_gaps(driver, data_)), "");
+  EXPECT_TRUE(runtime_->sync_wait(store_->names()).empty()) << "something was left behind";
+}
+
+TEST_F(ComplianceTest, ThroughTheDaemon) {
+  ServerOptions server_options;
+  server_options.socket_path = folder_ / "control.sock";
+  auto server = Server::start(*service_, server_options);
+  ASSERT_TRUE(server.ok()) << server.status().message();
+  auto client = SocketClient::connect(server_options.socket_path);
+  ASSERT_TRUE(client.ok()) << client.status().message();
+  StoreDriver driver(**client, options());
+  EXPECT_EQ(lines(find_gaps(driver, data_)), "");
+  (*server)->stop();
+  const Json stats = driver.get_volume_stats(true);
+  EXPECT_EQ(stats["backend_state"], "down") << "the daemon is gone, and the stats are an answer";
+  EXPECT_EQ(driver.check_for_setup_error().exception(), Exception::kVolumeBackendAPIException);
+}
+
+// Everything but what it says it does not do.
+class IncompleteDriver final : public VolumeDriver {
+ public:
+  std::string_view version() const override { return ""; }
+  std::string_view ci_wiki_name() const override { return "none"; }
+  DriverStatus do_setup() override { return {}; }
+};
+
+TEST_F(ComplianceTest, EveryGapIsNamed) {
+  IncompleteDriver driver;
+  const std::vector<std::string> gaps = find_gaps(driver, data_);
+  const auto named = [&gaps](std::string_view call) {
+    return std::any_of(gaps.begin(), gaps.end(),
+                       [&](const std::string& gap) { return gap.find(call) == 0; });
+  };
+  EXPECT_TRUE(named("VERSION"));
+  EXPECT_FALSE(named("CI_WIKI_NAME"));
+  for (const std::string_view call : driver_call_names()) {
+    if (call == "do_setup" || call == "snapshot_revert_use_temp_snapshot") {
+      EXPECT_FALSE(named(call)) << call;
+    } else {
+      EXPECT_TRUE(named(call)) << call;
+    }
+  }
+}
+
+TEST_F(ComplianceTest, ByNameAndJson) {
+  const auto call = [this](const std::string& name, const Json& arguments) {
+    return must(
+        "driver.call",
+        {{"call", name}, {"arguments", arguments}, {"configuration", {{"free_min_bytes", 0}}}});
+  };
+  const Json disk{{"name", "volume-1"}, {"id", "1"}, {"size", 1}, {"display_name", "mine"}};
+  const Json nothing{{"answer", nullptr}};
+  EXPECT_EQ(call("create_volume", {{"volume", disk}}), nothing);
+  EXPECT_EQ(call("create_volume", {{"volume", {{"name", "x"}}}})["exception"], "InvalidInput");
+  EXPECT_EQ(call("create_volume", Json::object())["exception"], "InvalidInput");
+  EXPECT_EQ(call("invent_volume", {{"volume", disk}})["exception"], "NotImplementedError");
+  EXPECT_EQ(call("extend_volume", {{"volume", disk}, {"new_size", 2}}), nothing);
+  EXPECT_EQ(call("get_volume_stats", {{"refresh", true}})["answer"]["pools"][0]["total_volumes"],
+            1);
+  const Json group{{"id", "g"}, {"consistent_group_snapshot", true}};
+  EXPECT_EQ(call("create_consistencygroup", {{"group", group}})["answer"]["status"], "available");
+  EXPECT_EQ(code_of("driver.call", {{"call", "do_setup"}, {"configuration", {{"typo", 1}}}}),
+            Code::kInvalid);
+}
+
+TEST_F(ComplianceTest, AFullPoolTakesNothingNew) {
+  ServiceClient client(*service_);
+  StoreDriverOptions full = options();
+  full.free_min_bytes = std::uint64_t{1} << 62;
+  StoreDriver driver(client, full);
+  DriverVolume disk;
+  disk.name = "volume-1";
+  disk.size_gib = 1;
+  EXPECT_EQ(driver.create_volume(disk).status().exception(), Exception::kVolumeBackendAPIException);
+  EXPECT_TRUE(runtime_->sync_wait(store_->names()).empty());
+}
+
+}  // namespace
+}  // namespace voltree
