@@ -3,6 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <atomic>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -350,6 +353,61 @@ TEST_F(ThrottleTest, AThrottleMayGoWhileItsTimerSleeps) {
   EXPECT_EQ(told, 2);
   throttle.reset();
   after(seconds(1));
+}
+
+// On real threads: what ThreadSanitizer is run for.
+class ThrottleThreads : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    RuntimeOptions options;
+    options.executors = 2;
+    options.force_pool = true;
+    auto made = make_host_runtime(options);
+    ASSERT_TRUE(made.ok()) << made.status().message();
+    runtime_ = std::move(*made);
+    throttle_ = std::make_unique<Throttle>(*runtime_, timers_);
+  }
+  Task<void> ask(Direction direction) {
+    for (int i = 0; i < 500; ++i) {
+      const Status admitted = co_await throttle_->admit(direction, 4 * kKiB);
+      EXPECT_TRUE(admitted.ok());
+    }
+    leave();
+  }
+  Task<void> change() {
+    const std::vector<QosLimits> all{limits_of({{"total_iops_sec", 20'000}}),
+                                     limits_of({{"write_iops_sec", 10'000},
+                                                {"read_bytes_sec", 40 * kMiB},
+                                                {"read_bytes_sec_max", 80 * kMiB}}),
+                                     limits_of({{"write_iops_sec", 1}}), QosLimits()};
+    for (int i = 0; i < 100; ++i) {
+      throttle_->set(resolve_qos(all[static_cast<std::size_t>(i) % all.size()], kGiB));
+      co_await runtime_->sleep_for(milliseconds(1));
+      EXPECT_LE(throttle_->waiting(), 8u);
+    }
+    leave();
+  }
+  void leave() {
+    if (left_.fetch_sub(1) == 1) ended_.set();
+  }
+
+  std::unique_ptr<Runtime> runtime_;
+  std::shared_ptr<Gate> timers_ = std::make_shared<Gate>();
+  std::unique_ptr<Throttle> throttle_;
+  std::atomic<int> left_{9};
+  Event ended_;
+};
+
+TEST_F(ThrottleThreads, ChangesAndAskersAtOnce) {
+  for (std::size_t i = 0; i < 8; ++i) {
+    spawn(runtime_->executor(i % 2), ask(i < 4 ? Direction::kRead : Direction::kWrite));
+  }
+  spawn(runtime_->executor(0), change());
+  runtime_->run_until_done([](Event& ended, Gate& timers) -> Task<void> {
+    co_await ended.wait();
+    co_await timers.drain();
+  }(ended_, *timers_));
+  EXPECT_EQ(throttle_->waiting(), 0u);
 }
 
 }  // namespace
