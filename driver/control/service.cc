@@ -12,7 +12,7 @@ namespace {
 const std::vector<const std::vector<Method>*>& tables() {
   static const std::vector<const std::vector<Method>*> all{&volume_methods(), &store_methods(),
                                                            &device_methods(), &nbd_methods(),
-                                                           &driver_methods()};
+                                                           &driver_methods(), &qos_methods()};
   return all;
 }
 

@@ -89,6 +89,45 @@ TEST_F(ServiceTest, AGroupOfSnapshotsIsAllOrNone) {
   EXPECT_EQ(must("volume.list")["nodes"].size(), 4U);
 }
 
+TEST_F(ServiceTest, LimitsAreSetOneByOneAndCleared) {
+  must("volume.create", {{"name", "a"}, {"size_bytes", 3 * kMiB}});
+  EXPECT_TRUE(must("qos.get", {{"name", "a"}})["limits"].empty());
+  must("qos.set", {{"name", "a"}, {"read_iops_sec", 500}, {"total_bytes_sec", 100 * kMiB}});
+  const Json both = must("qos.set", {{"name", "a"},
+                                     {"read_iops_sec", 0},
+                                     {"write_iops_sec_per_gb", 10},
+                                     {"write_iops_sec_per_gb_min", 7}});
+  EXPECT_EQ(both["limits"], (Json{{"write_iops_sec_per_gb", 10},
+                                  {"write_iops_sec_per_gb_min", 7},
+                                  {"total_bytes_sec", 100 * kMiB}}));
+  EXPECT_EQ(both["effective"], (Json{{"write_iops_sec", 7}, {"total_bytes_sec", 100 * kMiB}}));
+  EXPECT_EQ(both["waiting"], 0U);
+  EXPECT_EQ(must("qos.get", {{"name", "a"}}), both);
+  const Json one = must("qos.set", {{"name", "a"}, {"clear", true}, {"total_iops_sec", 9}});
+  EXPECT_EQ(one["limits"], (Json{{"total_iops_sec", 9}}));
+  EXPECT_TRUE(must("qos.set", {{"name", "a"}, {"clear", true}})["limits"].empty());
+}
+
+TEST_F(ServiceTest, LimitsThatMakeNoSenseChangeNothing) {
+  must("volume.create", {{"name", "a"}, {"size_bytes", kMiB}});
+  must("volume.snapshot", {{"volume", "a"}, {"snapshot", "s"}});
+  must("qos.set", {{"name", "a"}, {"read_iops_sec", 500}});
+  const auto set = [&](const std::string& name, const std::string& key, const Json& value) {
+    return code_of("qos.set", {{"name", name}, {key, value}});
+  };
+  EXPECT_EQ(code_of("qos.set", {{"name", "a"}}), Code::kInvalid);
+  EXPECT_EQ(set("a", "read_iops", 5), Code::kInvalid);
+  EXPECT_EQ(refusal_, Refusal::kBadParams);
+  EXPECT_EQ(set("a", "read_iops_sec", "5"), Code::kInvalid);
+  EXPECT_EQ(set("a", "read_iops_sec", -5), Code::kInvalid);
+  EXPECT_EQ(set("a", "read_iops_sec_max", 499), Code::kInvalid);
+  EXPECT_EQ(set("a", "read_iops_sec", 1ULL << 41U), Code::kInvalid);
+  EXPECT_EQ(set("a@s", "read_iops_sec", 5), Code::kInvalid);
+  EXPECT_EQ(set("b", "read_iops_sec", 5), Code::kNotFound);
+  EXPECT_EQ(code_of("qos.get", {{"name", "b"}}), Code::kNotFound);
+  EXPECT_EQ(must("qos.get", {{"name", "a"}})["limits"], (Json{{"read_iops_sec", 500}}));
+}
+
 TEST_F(ServiceTest, ResizeRenameDelete) {
   must("volume.create", {{"name", "a"}, {"size_bytes", kMiB}});
   EXPECT_EQ(must("volume.resize", {{"name", "a"}, {"grow_bytes", kMiB}})["size_bytes"], 2 * kMiB);
