@@ -40,10 +40,15 @@ json() { # json EXPRESSION voltree-arguments...: a Python expression over the an
   "$voltree" "$@" --json | python3 -c "import json,sys; a=json.load(sys.stdin); print($expression)"
 }
 
+catalog() { # catalog SQL: the one value it answers; no daemon may run
+  python3 -c 'import sqlite3, sys
+print(sqlite3.connect(sys.argv[1]).execute(sys.argv[2]).fetchone()[0])' "$VOLTREE_STORE/catalog.db" "$1"
+}
+
 test_help() {
   expect 0 'A first tour' --help
   local command
-  for command in init create list show snapshot clone revert resize rename delete diff tree serve \
+  for command in init create list show snapshot clone revert resize rename delete diff tree qos serve \
     attach detach check erase stats version; do
     expect 0 'Example:' "$command" --help
     expect 0 '--store' "$command" --help
@@ -147,6 +152,30 @@ test_bad_names_and_sizes() {
   expect 3 . attach b
   expect 3 . list b
   is "nothing changed" "['a']" "$(json '[n["name"] for n in a["nodes"]]' list)"
+}
+
+# Limits, and a store that an earlier voltree made: it gets their table with the first one.
+test_limits() {
+  expect 0 'created limited' create limited 3G
+  expect 0 'limited has no limits' qos limited
+  is "the table of limits" "0" "$(catalog 'select count(*) from sqlite_schema where name = "volume_limit"')"
+  expect 0 'total_bytes_sec: *104857600 .100.0 MiB' qos limited read_iops_sec=500 total_bytes_sec=100M
+  expect 0 'total_iops_sec: *30 by its size' qos limited total_iops_sec_per_gb=10
+  expect 0 'read_iops_sec: *500' qos limited
+  is "what is named is what changes" "['total_bytes_sec', 'total_iops_sec_per_gb']" \
+    "$(json 'sorted(a["limits"])' qos limited read_iops_sec=0)"
+  expect 0 . resize limited +2G
+  is "by its size" "50" "$(json 'a["effective"]["total_iops_sec"]' qos limited)"
+  is "the feature" "1" "$(catalog 'select compatible from format')"
+  expect 2 'read_bytes_sec_max' qos limited read_iops=5
+  expect 2 'twice' qos limited read_iops_sec=5 read_iops_sec=6
+  expect 2 'value' qos limited read_iops_sec
+  expect 2 'whole number' qos limited read_iops_sec=5k
+  expect 2 'burst' qos limited total_bytes_sec_max=1
+  expect 2 'exclude' qos limited total_iops_sec=1
+  expect 3 . qos nobody
+  expect 0 'limited has no limits' qos limited --clear
+  expect 0 'deleted' delete limited
 }
 
 test_life_of_volumes() {
@@ -273,6 +302,7 @@ test_mount() {
   is "after a resize" 16777216 "$(stat -c %s "$work/mnt/volumes/v")"
   VOLTREE_STORE=$work/other "$voltree" init >/dev/null
   VOLTREE_STORE=$work/other expect 4 . serve --foreground --mount "$work/mnt"
+  test_limits_of_files
   test_loop
   expect 0 . delete v --snapshots --wait
   [[ -e $work/mnt/volumes/v ]] && fail "the file is still there"
@@ -281,6 +311,26 @@ test_mount() {
 }
 
 loop_works() { [[ $EUID == 0 && -w /dev/loop-control ]]; }
+
+# A limit that would take an hour is lifted under a writer that waits for it.
+test_limits_of_files() {
+  expect 0 . create limited 8M
+  expect 0 'write_iops_sec: *1' qos limited write_iops_sec=1
+  timeout 120 dd if=/dev/zero of="$work/mnt/volumes/limited" bs=4k count=2000 oflag=direct conv=notrunc,fsync \
+    status=none &
+  local writer=$! waits=False i
+  for i in {1..100}; do
+    waits=$(json 'a["waiting"] > 0' qos limited)
+    [[ $waits == True ]] && break
+    sleep 0.1
+  done
+  is "the writer waits" True "$waits"
+  expect 0 'took limited@s' snapshot limited@s
+  expect 0 'limited has no limits' qos limited --clear
+  wait "$writer" || fail "the writer under a limit"
+  is "it was delayed" True "$(json 'a["delayed"] > 0' qos limited)"
+  expect 0 . delete limited --snapshots --wait
+}
 
 test_loop() {
   loop_works || { echo "skipped: no loop devices here"; return; }
@@ -322,6 +372,7 @@ test_help
 test_usage_errors
 test_store_errors
 test_bad_names_and_sizes
+test_limits
 test_life_of_volumes
 test_newer_store
 test_full_host

@@ -57,6 +57,7 @@ void add_store_commands(CLI::App& app, Cli& cli);     // init check stats versio
 void add_volume_commands(CLI::App& app, Cli& cli);    // create resize rename delete
 void add_list_commands(CLI::App& app, Cli& cli);      // list show tree
 void add_snapshot_commands(CLI::App& app, Cli& cli);  // snapshot clone revert diff
+void add_qos_commands(CLI::App& app, Cli& cli);       // qos
 void add_device_commands(CLI::App& app, Cli& cli);    // attach detach
 void add_nbd_commands(CLI::App& app, Cli& cli);       // nbd
 void add_erase_commands(CLI::App& app, Cli& cli);     // erase

@@ -201,6 +201,8 @@ Status start(Daemon& daemon, const std::string& directory, const ServeOptions& o
 // In the reverse order. Whatever was started is stopped.
 Status stop(Daemon& daemon) {
   if (daemon.server) daemon.server->stop();
+  // What still has to be written is not to wait for limits.
+  if (daemon.store) daemon.runtime->run_until_done(daemon.store->lift_limits());
   if (daemon.service) {
     for (const std::string& line : daemon.service->release_devices()) log_line(line);
   }
