@@ -64,7 +64,7 @@ Json StoreDriver::stats_of(const Json& pool) const {
            {"location_info", location_info(pool)},
            {"multiattach", true},
            {"online_extend_support", true},
-           {"QoS_support", false},
+           {"QoS_support", true},
            {"consistent_group_snapshot_enabled", true},
            {"consistent_group_replication_enabled", false},
            {"replication_enabled", false},

@@ -129,6 +129,9 @@ class StoreDriver final : public VolumeDriver {
   DriverStatus remove(const std::string& name, Exception busy);
   DriverStatus check_room();
   Answer<Json> clone(const std::string& source, const DriverVolume& volume);
+  // What the type says of limits that the back end keeps: nothing, when the front end keeps them.
+  DriverStatus limit(const std::string& name, const Json& qos_specs);
+  Answer<Json> limited(const DriverVolume& made);
   DriverStatus grow(const std::string& name, std::uint64_t size_gib);
   DriverStatus rename(const std::string& from, const std::string& to);
   Answer<std::string> path_of(const std::string& node);

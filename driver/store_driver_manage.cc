@@ -187,10 +187,27 @@ Answer<bool> StoreDriver::retype(const DriverVolume& volume, const Json&, const 
                                  const std::string& host) {
   // Another host, or keys: the manager copies the data.
   if (!host.empty() && host != volume.host) return false;
-  if (!diff.is_object() || !diff.contains("encryption")) return true;
-  for (const Json& change : diff["encryption"]) {
+  const Json none = Json::object();
+  const auto part = [&](std::string_view name) -> const Json& {
+    return diff.is_object() && diff.contains(name) && diff[name].is_object() ? diff[name] : none;
+  };
+  for (const Json& change : part("encryption")) {
     if (change.is_array() && change.size() == 2 && change[0] != change[1]) return false;
   }
+  // {key: [old, new]}, "consumer" among the keys; a key that goes has null for its new value.
+  const Json& changes = part("qos_specs");
+  if (changes.empty()) return true;
+  Json specs = Json::object();
+  std::string consumer = text_in(volume.qos_specs, "consumer");
+  for (const auto& [key, change] : changes.items()) {
+    if (!change.is_array() || change.size() != 2) continue;
+    if (key == "consumer") {
+      consumer = change[1].is_string() ? change[1].get<std::string>() : std::string();
+    } else if (!change[1].is_null()) {
+      specs[key] = change[1];
+    }
+  }
+  VT_DRIVER_RETURN_IF_ERROR(limit(volume.name, Json{{"consumer", consumer}, {"specs", specs}}));
   return true;
 }
 

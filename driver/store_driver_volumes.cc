@@ -1,9 +1,23 @@
 // Volumes and snapshots.
+#include <charconv>
+
+#include "blockstore/qos.h"
 #include "driver/store_driver.h"
 #include "driver/store_driver_impl.h"
 
 namespace voltree {
 namespace {
+
+std::optional<std::uint64_t> number_in(const Json& value) {
+  if (value.is_number_integer() && value >= 0) return value.get<std::uint64_t>();
+  if (!value.is_string()) return std::nullopt;
+  const auto& text = value.get_ref<const std::string&>();
+  std::uint64_t number = 0;
+  const char* end = text.data() + text.size();
+  const auto [stop, bad] = std::from_chars(text.data(), end, number);
+  if (bad != std::errc() || stop != end || text.empty()) return std::nullopt;
+  return number;
+}
 
 std::string node_of(const DriverSnapshot& snapshot) {
   return snapshot.volume_name + "@" + snapshot.name;
@@ -42,15 +56,46 @@ Answer<Json> StoreDriver::create_volume(const DriverVolume& volume) {
   VT_DRIVER_RETURN_IF_ERROR(check_room());
   const Result<Json> made = client_.call(
       "volume.create", Json{{"name", volume.name}, {"size_bytes", bytes_of(volume.size_gib)}});
-  if (made.ok()) return Json(nullptr);
+  if (made.ok()) return limited(volume);
   if (made.status().code() != Code::kExists) return DriverStatus::of(made.status());
   // An earlier try that was not told of, if nobody has used it since.
   const Result<Json> there =
       client_.call("volume.info", Json{{"name", volume.name}, {"usage", true}});
   const bool same = there.ok() && (*there)["size_bytes"] == bytes_of(volume.size_gib) &&
                     (*there)["usage"]["referenced_bytes"] == 0 && (*there)["origin"] == "";
-  if (same) return Json(nullptr);
-  return DriverStatus(Exception::kVolumeBackendAPIException, std::string(made.status().message()));
+  if (!same) {
+    return DriverStatus(Exception::kVolumeBackendAPIException,
+                        std::string(made.status().message()));
+  }
+  VT_DRIVER_RETURN_IF_ERROR(limit(volume.name, volume.qos_specs));
+  return Json(nullptr);
+}
+
+// A volume that cannot have its limits is none.
+Answer<Json> StoreDriver::limited(const DriverVolume& made) {
+  DriverStatus status = limit(made.name, made.qos_specs);
+  if (status.ok()) return Json(nullptr);
+  (void)remove(made.name, Exception::kVolumeIsBusy);
+  return status;
+}
+
+DriverStatus StoreDriver::limit(const std::string& name, const Json& qos_specs) {
+  const std::string consumer = text_in(qos_specs, "consumer");
+  Json params{{"name", name}, {"clear", true}};
+  if (consumer == "back-end" || consumer == "both") {
+    const Json none = Json::object();
+    const Json& specs = qos_specs.contains("specs") ? qos_specs["specs"] : none;
+    for (const auto& [key, value] : specs.items()) {
+      // Other keys are for other back ends. Cinder keeps the values as text.
+      if (!is_qos_key(key)) continue;
+      const std::optional<std::uint64_t> number = number_in(value);
+      if (!number) {
+        return {Exception::kInvalidInput, fmt::format("{} must be a whole number", key)};
+      }
+      params[key] = *number;
+    }
+  }
+  return DriverStatus::of(client_.call("qos.set", std::move(params)).status());
 }
 
 DriverStatus StoreDriver::remove(const std::string& name, Exception busy) {
@@ -108,14 +153,18 @@ Answer<Json> StoreDriver::clone(const std::string& source, const DriverVolume& v
   const Result<Json> made = client_.call(
       "volume.clone",
       Json{{"source", source}, {"name", volume.name}, {"size_bytes", bytes_of(volume.size_gib)}});
-  if (made.ok()) return Json(nullptr);
+  if (made.ok()) return limited(volume);
   if (made.status().code() != Code::kExists) return DriverStatus::of(made.status());
   VT_ASSIGN_OR_RETURN(const std::optional<Json> there, find(volume.name));
   const bool snapshot = (*from)["kind"] == "snapshot";
   const bool same = there && (*there)["size_bytes"] == bytes_of(volume.size_gib) &&
                     (*there)["parent"] == (snapshot ? (*from)["id"] : (*from)["parent"]);
-  if (same) return Json(nullptr);
-  return DriverStatus(Exception::kVolumeBackendAPIException, std::string(made.status().message()));
+  if (!same) {
+    return DriverStatus(Exception::kVolumeBackendAPIException,
+                        std::string(made.status().message()));
+  }
+  VT_DRIVER_RETURN_IF_ERROR(limit(volume.name, volume.qos_specs));
+  return Json(nullptr);
 }
 
 Answer<Json> StoreDriver::create_volume_from_snapshot(const DriverVolume& volume,

@@ -123,6 +123,41 @@ TEST_F(ComplianceTest, ByNameAndJson) {
             Code::kInvalid);
 }
 
+TEST_F(ComplianceTest, LimitsOfTheType) {
+  ServiceClient client(*service_);
+  StoreDriver driver(client, options());
+  DriverVolume disk;
+  disk.name = "volume-1";
+  disk.size_gib = 1;
+  disk.qos_specs = Json{
+      {"consumer", "back-end"},
+      {"specs", {{"total_iops_sec", "500"}, {"read_bytes_sec_per_gb", 1048576}, {"else", "x"}}}};
+  const auto limits = [this](const char* name) {
+    return must("qos.get", {{"name", name}})["limits"];
+  };
+  ASSERT_TRUE(driver.create_volume(disk).ok());
+  EXPECT_EQ(limits("volume-1").size(), 2U);
+  EXPECT_EQ(limits("volume-1")["total_iops_sec"], 500);
+  DriverVolume copy = disk;
+  copy.name = "volume-2";
+  copy.qos_specs["consumer"] = "front-end";
+  ASSERT_TRUE(driver.create_cloned_volume(copy, disk).ok());
+  EXPECT_TRUE(limits("volume-2").empty()) << "the front end keeps them";
+  const Json diff{{"qos_specs",
+                   {{"consumer", {"back-end", "both"}},
+                    {"total_iops_sec", {"500", "900"}},
+                    {"read_bytes_sec_per_gb", {"1048576", nullptr}}}}};
+  const Answer<bool> changed = driver.retype(disk, Json::object(), diff, "");
+  ASSERT_TRUE(changed.ok()) << changed.status().message();
+  EXPECT_TRUE(*changed);
+  EXPECT_EQ(limits("volume-1").size(), 1U);
+  EXPECT_EQ(limits("volume-1")["total_iops_sec"], 900);
+  disk.qos_specs["specs"]["total_iops_sec"] = "many";
+  disk.name = "volume-3";
+  EXPECT_EQ(driver.create_volume(disk).status().exception(), Exception::kInvalidInput);
+  EXPECT_EQ(code_of("volume.info", {{"name", "volume-3"}}), Code::kNotFound);
+}
+
 TEST_F(ComplianceTest, AFullPoolTakesNothingNew) {
   ServiceClient client(*service_);
   StoreDriverOptions full = options();
