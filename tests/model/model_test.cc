@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <map>
 #include <random>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -175,12 +176,15 @@ class Model {
     const std::string name = random_name(true);
     if (!name.empty()) wait(device(name)->flush(), "flush");
   }
+  // Of one volume, or of several at one instant.
   void snapshot() {
-    const std::string name = random_name(true);
-    if (name.empty() || nodes_.size() > 24) return;
-    const std::string snap = fresh_name();
-    wait(store_->snapshot(name, snap), "snapshot");
-    nodes_[name + "@" + snap] = nodes_[name];
+    std::set<std::string> volumes;
+    for (std::uint64_t i = pick(3); i < 3; ++i) volumes.insert(random_name(true));
+    if (volumes.contains("") || nodes_.size() > 24) return;
+    std::vector<std::string> group;
+    for (const std::string& name : volumes) group.push_back(name + "@" + fresh_name());
+    wait(store_->snapshot_group(group), "snapshot_group");
+    for (const std::string& taken : group) nodes_[taken] = nodes_[taken.substr(0, taken.find('@'))];
   }
   // Writes under way while the snapshot is taken: each block of it is old or new, and stays what it
   // is (I4).
