@@ -23,6 +23,7 @@ struct Listener {
   std::uint16_t port = 0;
   std::string path;  // a Unix socket
   bool loopback = false;
+  bool of_commands = false;  // ServerOptions::private_listener: local, without a path of its own
 };
 
 // A Unix socket of mode 0600. A socket file that nobody listens on is replaced; one that is in use

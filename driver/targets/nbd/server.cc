@@ -48,6 +48,7 @@ struct Server::Connection {
   SocketStream socket;
   std::unique_ptr<Stream> encrypted;  // TLS over it, once there is any
   const bool local;
+  bool of_commands = false;  // the rules do not apply
   Share share;
   std::uint64_t id = 0;
   Executor* executor = nullptr;
@@ -100,11 +101,20 @@ Server::Server(Runtime& runtime, Store& store, ServerOptions options, ChangeObse
       options_(std::move(options)),
       observer_(observer),
       exports_(store, options_.rules),
+      private_exports_(store, AccessRules()),
       budget_(std::max(options_.memory_bytes, std::size_t{kPayloadMaxBytes})) {}
 
 Server::~Server() { stop(); }
 
 Status Server::listen() {
+  if (options_.private_listener >= 0) {
+    Listener listener;
+    listener.fd = options_.private_listener;
+    listener.loopback = true;
+    listener.of_commands = true;
+    ::fcntl(listener.fd, F_SETFL, ::fcntl(listener.fd, F_GETFL) | O_NONBLOCK);
+    listeners_.push_back(std::move(listener));
+  }
   if (!options_.socket_path.empty()) {
     VT_ASSIGN_OR_RETURN(Listener listener, listen_unix_socket(options_.socket_path));
     listeners_.push_back(std::move(listener));
@@ -161,7 +171,7 @@ Task<void> Server::accept_loop(Listener& listener) {
     if (stopping_.load()) break;
     const int fd = ::accept4(listener.fd, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (fd >= 0) {
-      admit(fd, !listener.path.empty());
+      admit(fd, listener);
       // Who knocks without end must not keep this executor from its work.
       if (++turn % kAcceptsInATurn == 0) co_await ResumeOn{*Executor::current()};
       continue;
@@ -178,7 +188,8 @@ Task<void> Server::accept_loop(Listener& listener) {
   changed_.notify_all();
 }
 
-void Server::admit(int fd, bool local) {
+void Server::admit(int fd, const Listener& listener) {
+  const bool local = listener.of_commands || !listener.path.empty();
   if (local) {
     ::setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &kSocketBufferBytes, sizeof kSocketBufferBytes);
   } else {
@@ -190,6 +201,7 @@ void Server::admit(int fd, bool local) {
       std::make_shared<Connection>(runtime_, fd, local, budget_, options_.connection_memory_bytes);
   connection->since = runtime_.monotonic_now();
   connection->peer = local ? "unix" : "tcp";
+  connection->of_commands = listener.of_commands;
   {
     const std::lock_guard lock(mutex_);
     if (stopping_.load()) return;
@@ -244,7 +256,8 @@ Task<Result<Negotiation::Encrypted>> Server::encrypt(Connection& connection) {
 Task<Status> Server::converse(Connection& connection) {
   Negotiation::StartTls start_tls;
   if (tls_) start_tls = [this, &connection] { return encrypt(connection); };
-  Negotiation negotiation(exports_, connection.socket, std::move(start_tls),
+  Exports& exports = connection.of_commands ? private_exports_ : exports_;
+  Negotiation negotiation(exports, connection.socket, std::move(start_tls),
                           tls_ != nullptr && !connection.local, connection.peer,
                           [this, &connection](const Export& exported, const std::string& peer) {
                             const std::lock_guard lock(mutex_);
@@ -400,6 +413,7 @@ std::vector<ConnectionInfo> Server::connections() const {
 std::vector<std::string> Server::uris(const std::string& export_name) const {
   std::vector<std::string> all;
   for (const Listener& listener : listeners_) {
+    if (listener.of_commands) continue;
     const std::string name = percent_encoded(export_name, "@");
     if (!listener.path.empty()) {
       all.push_back(

@@ -34,7 +34,10 @@
 namespace voltree::nbd {
 
 struct ServerOptions {
-  std::string socket_path;           // empty: no Unix socket
+  std::string socket_path;  // empty: no Unix socket
+  // A listening Unix socket that the server takes over, for commands of the store's owner: the
+  // rules of access do not apply to it, and uris() does not tell of it. -1: none.
+  int private_listener = -1;
   std::optional<Endpoint> endpoint;  // unset: no TCP
   std::optional<TlsOptions> tls;     // TCP clients must use it, others may
   bool insecure = false;             // TCP beyond loopback without TLS
@@ -98,7 +101,7 @@ class Server {
   Status listen();
   void begin();
   Task<void> accept_loop(Listener& listener);
-  void admit(int fd, bool local);
+  void admit(int fd, const Listener& listener);
   Task<void> serve(std::shared_ptr<Connection> connection);
   Task<Result<Negotiation::Encrypted>> encrypt(Connection& connection);
   Task<void> serve_opened(std::shared_ptr<Connection> connection, Session session);
@@ -116,6 +119,7 @@ class Server {
   const ServerOptions options_;
   ChangeObserver* const observer_;
   Exports exports_;
+  Exports private_exports_;  // without rules
   std::unique_ptr<TlsServer> tls_;
   Budget budget_;
   std::vector<Listener> listeners_;
