@@ -1,11 +1,13 @@
 #include "driver/control/client.h"
 
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <thread>
 
 #include "driver/control/protocol.h"
+#include "driver/targets/nbd/server.h"
 
 namespace voltree {
 namespace {
@@ -84,10 +86,26 @@ Result<std::unique_ptr<Store>> open_store_blocking(Runtime& runtime, const std::
   return runtime.sync_wait(Store::open(runtime, directory, options));
 }
 
-EmbeddedClient::EmbeddedClient(std::unique_ptr<Runtime> runtime, std::unique_ptr<Store> store)
-    : runtime_(std::move(runtime)),
+EmbeddedClient::EmbeddedClient(std::unique_ptr<Runtime> runtime, std::unique_ptr<Store> store,
+                               std::string store_directory)
+    : store_directory_(std::move(store_directory)),
+      runtime_(std::move(runtime)),
       store_(std::move(store)),
-      service_(std::make_unique<Service>(*runtime_, *store_, nullptr)) {}
+      service_(std::make_unique<Service>(*runtime_, *store_, nullptr)) {
+  service_->set_private_nbd([this] { return serve_nbd(); });
+}
+
+// On the path that a daemon's has: there is none while the store is ours.
+Result<std::string> EmbeddedClient::serve_nbd() {
+  const std::string path = private_nbd_path(store_directory_);
+  if (nbd_ != nullptr) return path;
+  const std::string run = store_directory_ + "/run";
+  if (::mkdir(run.c_str(), 0700) != 0 && errno != EEXIST) return Status::from_errno(errno, run);
+  nbd::ServerOptions options;
+  VT_ASSIGN_OR_RETURN(options.private_listener, listen_unix(path));
+  VT_ASSIGN_OR_RETURN(nbd_, nbd::Server::start(*runtime_, *store_, std::move(options), nullptr));
+  return path;
+}
 
 EmbeddedClient::~EmbeddedClient() { (void)EmbeddedClient::close(); }
 
@@ -100,7 +118,8 @@ Result<std::unique_ptr<EmbeddedClient>> EmbeddedClient::open(const std::string& 
   options.background_work = background_work;
   VT_ASSIGN_OR_RETURN(std::unique_ptr<Store> store,
                       open_store_blocking(*runtime, store_directory, options));
-  return std::unique_ptr<EmbeddedClient>(new EmbeddedClient(std::move(runtime), std::move(store)));
+  return std::unique_ptr<EmbeddedClient>(
+      new EmbeddedClient(std::move(runtime), std::move(store), store_directory));
 }
 
 Result<Json> EmbeddedClient::call(std::string_view method, Json params,
@@ -112,6 +131,8 @@ Result<Json> EmbeddedClient::call(std::string_view method, Json params,
 Status EmbeddedClient::close() {
   if (store_ == nullptr) return {};
   service_.reset();
+  if (nbd_ != nullptr) ::unlink(private_nbd_path(store_directory_).c_str());
+  nbd_.reset();
   Status status = runtime_->sync_wait(store_->close());
   store_.reset();
   return status;

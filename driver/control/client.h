@@ -67,9 +67,13 @@ class EmbeddedClient : public Client {
   Status close() override;
 
  private:
-  EmbeddedClient(std::unique_ptr<Runtime> runtime, std::unique_ptr<Store> store);
+  EmbeddedClient(std::unique_ptr<Runtime> runtime, std::unique_ptr<Store> store,
+                 std::string store_directory);
+  Result<std::string> serve_nbd();
+  const std::string store_directory_;
   std::unique_ptr<Runtime> runtime_;
   std::unique_ptr<Store> store_;
+  std::unique_ptr<nbd::Server> nbd_;  // from the first nbd.private on
   std::unique_ptr<Service> service_;
 };
 

@@ -46,6 +46,10 @@ std::string control_socket_path(const std::string& store_directory) {
   return store_directory + "/run/control.sock";
 }
 
+std::string private_nbd_path(const std::string& store_directory) {
+  return store_directory + "/run/nbd.sock";
+}
+
 Json rpc_result(const Json& id, Json result) {
   return Json{{"jsonrpc", "2.0"}, {"id", id}, {"result", std::move(result)}};
 }

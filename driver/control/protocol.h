@@ -24,6 +24,8 @@ inline constexpr int kRpcFailed = -32000;  // error.data.code says what
 
 // STORE/run/control.sock
 std::string control_socket_path(const std::string& store_directory);
+// STORE/run/nbd.sock: NBD for commands of the store's owner
+std::string private_nbd_path(const std::string& store_directory);
 
 Json rpc_result(const Json& id, Json result);
 Json rpc_error(const Json& id, int rpc_code, const Status& status);

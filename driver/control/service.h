@@ -65,6 +65,11 @@ class Service {
   // The NBD server of this process; without one there are no NBD devices, and nbd.* methods say so.
   // Before the first call; it must outlive this.
   void set_nbd(nbd::Server* server);
+  // Answers with the path of an NBD socket for commands of the store's owner, without rules of
+  // access; makes the socket when it must. Before the first call.
+  void set_private_nbd(std::function<Result<std::string>()> door) {
+    private_nbd_ = std::move(door);
+  }
 
   // Waits that have no end of their own (erase.wait) answer kCancelled from now on.
   void stop() { stopping_.store(true, std::memory_order_release); }
@@ -82,6 +87,7 @@ class Service {
   Store& store_;
   ExportedTree* tree_;
   nbd::Server* nbd_ = nullptr;
+  std::function<Result<std::string>()> private_nbd_;
   std::unique_ptr<Attachments> attachments_;
   std::atomic<bool> stopping_{false};
   const std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();
@@ -98,6 +104,7 @@ class Call {
   ExportedTree* tree() { return service_.tree_; }
   Attachments& attachments() { return *service_.attachments_; }
   nbd::Server* nbd() { return service_.nbd_; }
+  const std::function<Result<std::string>()>& private_nbd() const { return service_.private_nbd_; }
   const Json& params() const { return params_; }
   bool stopping() const { return service_.stopping_.load(std::memory_order_acquire); }
   std::chrono::steady_clock::duration uptime() const {

@@ -43,6 +43,13 @@ Result<Json> nbd_disconnect(Call& call) {
   return Json{{"name", name}, {"disconnected", call.nbd()->disconnect(info.id)}};
 }
 
+Result<Json> nbd_private(Call& call) {
+  VT_RETURN_IF_ERROR(call.accept(Params(call.params())));
+  if (!call.private_nbd()) return no_server();
+  VT_ASSIGN_OR_RETURN(const std::string path, call.private_nbd()());
+  return Json{{"socket", path}};
+}
+
 }  // namespace
 
 const std::vector<Method>& nbd_methods() {
@@ -50,6 +57,7 @@ const std::vector<Method>& nbd_methods() {
       {"nbd.uris", nbd_uris},
       {"nbd.connections", nbd_connections},
       {"nbd.disconnect", nbd_disconnect},
+      {"nbd.private", nbd_private},
   };
   return methods;
 }

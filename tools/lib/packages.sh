@@ -4,14 +4,14 @@
 # Those a script uses, not this file.
 # shellcheck disable=SC2034
 readonly packages_build="build-essential cmake ninja-build pkg-config libfuse3-dev libboost-dev libxxhash-dev
-  libsqlite3-dev liburing-dev libcli11-dev nlohmann-json3-dev libfmt-dev libgnutls28-dev libnl-genl-3-dev
+  libsqlite3-dev liburing-dev libcli11-dev nlohmann-json3-dev libfmt-dev libgnutls28-dev libnl-genl-3-dev libnbd-dev
   libgtest-dev libgmock-dev libbenchmark-dev"
 # shellcheck disable=SC2034
 readonly packages_run="fuse3 e2fsprogs util-linux mount diffutils"
 # shellcheck disable=SC2034
 readonly packages_test="clang-format python3 xfsprogs btrfs-progs dosfstools qemu-utils
   sqlite3 jq fio libnbd-bin nbdfuse nbdkit gnutls-bin
-  qemu-system-x86 nbd-client kmod"
+  qemu-system-x86 nbd-client kmod strace"
 # shellcheck disable=SC2034
 readonly packages_bench="fio"
 # shellcheck disable=SC2034

@@ -60,6 +60,7 @@ void add_snapshot_commands(CLI::App& app, Cli& cli);  // snapshot clone revert d
 void add_qos_commands(CLI::App& app, Cli& cli);       // qos
 void add_device_commands(CLI::App& app, Cli& cli);    // attach detach
 void add_nbd_commands(CLI::App& app, Cli& cli);       // nbd
+void add_image_commands(CLI::App& app, Cli& cli);     // import export
 void add_erase_commands(CLI::App& app, Cli& cli);     // erase
 void add_serve_command(CLI::App& app, Cli& cli);      // serve
 

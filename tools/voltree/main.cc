@@ -35,6 +35,7 @@ void add_all(CLI::App& app, Cli& cli) {
   voltree::cli::add_serve_command(app, cli);
   voltree::cli::add_device_commands(app, cli);
   voltree::cli::add_nbd_commands(app, cli);
+  voltree::cli::add_image_commands(app, cli);
   voltree::cli::add_erase_commands(app, cli);
 }
 

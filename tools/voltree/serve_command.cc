@@ -71,6 +71,7 @@ struct Daemon {
   std::unique_ptr<MountedTree> tree;
   std::unique_ptr<MountedCache> cache;
   std::unique_ptr<nbd::Server> nbd;
+  std::string private_nbd;  // the path of its socket for commands
   std::unique_ptr<Service> service;
   std::unique_ptr<Server> server;
 };
@@ -186,11 +187,15 @@ Status start(Daemon& daemon, const std::string& directory, const ServeOptions& o
     daemon.tree = std::make_unique<MountedTree>(*daemon.mount, mount.mountpoint);
   }
   if (daemon.mount) daemon.cache = std::make_unique<MountedCache>(*daemon.mount);
-  // Without a door, too: it serves the kernel's NBD devices.
+  // Without a door, too: it serves the kernel's NBD devices, and import and export.
+  daemon.private_nbd = private_nbd_path(directory);
+  VT_ASSIGN_OR_RETURN(nbd.private_listener, listen_unix(daemon.private_nbd));
   VT_ASSIGN_OR_RETURN(daemon.nbd, nbd::Server::start(*daemon.runtime, *daemon.store, std::move(nbd),
                                                      daemon.cache.get()));
   daemon.service = std::make_unique<Service>(*daemon.runtime, *daemon.store, daemon.tree.get());
   daemon.service->set_nbd(daemon.nbd.get());
+  daemon.service->set_private_nbd(
+      [path = daemon.private_nbd] { return Result<std::string>(path); });
   for (const std::string& line : daemon.service->resume_devices()) log_line(line);
   ServerOptions server;
   server.socket_path = control_socket_path(directory);
@@ -206,7 +211,10 @@ Status stop(Daemon& daemon) {
   if (daemon.service) {
     for (const std::string& line : daemon.service->release_devices()) log_line(line);
   }
-  if (daemon.nbd) daemon.nbd->stop();
+  if (daemon.nbd) {
+    ::unlink(daemon.private_nbd.c_str());
+    daemon.nbd->stop();
+  }
   if (daemon.mount) daemon.mount->stop();
   daemon.server.reset();
   daemon.service.reset();
