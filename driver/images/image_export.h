@@ -16,8 +16,9 @@ struct ExportOptions {
   std::string name;  // VOLUME or VOLUME@SNAPSHOT
   std::string file;  // "-": standard output, raw
   ImageFormat format = ImageFormat::kRaw;
-  bool sha256 = false;  // of the file, in the report
-  bool force = false;   // a file that is there is replaced
+  bool compress = false;  // qcow2; a VMDK always is
+  bool sha256 = false;    // of the file, in the report
+  bool force = false;     // a file that is there is replaced
 };
 
 // Blocks. `progress` is called on this thread, several times a second at most.

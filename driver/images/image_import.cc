@@ -8,6 +8,8 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "driver/images/confined_process.h"
+#include "driver/images/image_convert.h"
 #include "driver/images/image_file.h"
 #include "driver/images/raw_copy.h"
 #include "driver/images/stop_signals.h"
@@ -66,8 +68,8 @@ class Import {
 
   Status transfer() {
     VT_RETURN_IF_ERROR(start_file());
-    if (file_->seekable()) return copy_file();
-    return copy_stream();
+    if (!file_->seekable()) return copy_stream();
+    return report_.format == ImageFormat::kRaw ? copy_file() : convert_file();
   }
 
   // The format is agreed on before a volume is made; a stream's start is read for it.
@@ -75,9 +77,7 @@ class Import {
     if (!file_->seekable()) return {};
     VT_ASSIGN_OR_RETURN(const FormatGuess guess, file_->guess());
     VT_ASSIGN_OR_RETURN(report_.format, agree_on_format(options_.format, guess, options_.file));
-    if (report_.format == ImageFormat::kRaw) return {};
-    return error(Code::kNotSupported, "{} images cannot be imported: convert {} to raw first",
-                 format_name(report_.format), options_.file);
+    return {};
   }
 
   Status create(std::uint64_t size_bytes) {
@@ -134,6 +134,27 @@ class Import {
     return writer.drain();
   }
 
+  // What the headers say decides before QEMU sees anything of it.
+  Status convert_file() {
+    const ImageFormat format = report_.format;
+    if (hash_) {
+      VT_ASSIGN_OR_RETURN(report_.sha256, sha256_of_file(file_->fd(), options_.file));
+      VT_RETURN_IF_ERROR(compare_sums());
+    }
+    Result<std::uint64_t> inspected = inspect_image(*file_, format, size_max_bytes_);
+    if (!inspected.ok()) return inspected.status().with_context(options_.file);
+    const std::uint64_t image_bytes = *inspected;
+    VT_RETURN_IF_ERROR(vet_image(*file_, options_.file, format, image_bytes));
+    VT_ASSIGN_OR_RETURN(const std::uint64_t size_bytes, size_for(image_bytes));
+    VT_RETURN_IF_ERROR(create(size_bytes));
+    VT_RETURN_IF_ERROR(convert_to_volume(*file_, options_.file, format, socket_, volume_->name(),
+                                         image_bytes, progress_));
+    if (std::string gap = confinement_gap(); !gap.empty()) {
+      report_.warnings.push_back(std::move(gap));
+    }
+    return file_->check_unchanged();
+  }
+
   // A stream's length is not known: the volume grows with it.
   Status copy_stream() {
     std::vector<std::byte> first(kChunkBytes);
@@ -188,13 +209,16 @@ class Import {
     return connect();
   }
 
+  Status compare_sums() const {
+    if (report_.sha256 == expected_sha256_) return {};
+    return error(Code::kInvalid, "{}: its SHA-256 is {}, not {}", options_.file, report_.sha256,
+                 expected_sha256_);
+  }
+
   // Everything is written: make it durable, compare, and let it be seen.
   Status finish() {
     if (hash_ && report_.sha256.empty()) report_.sha256 = hash_->finish();
-    if (report_.sha256 != expected_sha256_) {
-      return error(Code::kInvalid, "{}: its SHA-256 is {}, not {}", options_.file, report_.sha256,
-                   expected_sha256_);
-    }
+    VT_RETURN_IF_ERROR(compare_sums());
     VT_RETURN_IF_ERROR(disk_->flush());
     disk_.reset();
     VT_RETURN_IF_ERROR(wait_until_free(client_, volume_->name()));
@@ -202,7 +226,7 @@ class Import {
       VT_RETURN_IF_ERROR(volume_->resize(shrink_to_bytes_));
       report_.size_bytes = shrink_to_bytes_;
     }
-    VT_ASSIGN_OR_RETURN(report_.data_bytes, volume_->data_bytes());
+    VT_ASSIGN_OR_RETURN(report_.data_bytes, referenced_bytes(client_, volume_->name()));
     VT_RETURN_IF_ERROR(StopSignals::check());
     return volume_->publish();
   }

@@ -41,6 +41,12 @@ Result<std::string> private_nbd(Client& client) {
   return text_member(answer, "socket");
 }
 
+Result<std::uint64_t> referenced_bytes(Client& client, const std::string& name) {
+  VT_ASSIGN_OR_RETURN(const Json node,
+                      client.call("volume.info", Json{{"name", name}, {"usage", true}}));
+  return number_member(node.value("usage", Json::object()), "referenced_bytes");
+}
+
 Status wait_until_free(Client& client, const std::string& name) {
   const auto deadline = std::chrono::steady_clock::now() + kFreePatience;
   while (true) {
@@ -74,12 +80,6 @@ UnfinishedVolume::UnfinishedVolume(UnfinishedVolume&& other) noexcept
 Status UnfinishedVolume::resize(std::uint64_t size_bytes) {
   const Json params{{"name", name_}, {"size_bytes", size_bytes}, {"shrink", true}};
   return client_.call("volume.resize", params).status();
-}
-
-Result<std::uint64_t> UnfinishedVolume::data_bytes() {
-  VT_ASSIGN_OR_RETURN(const Json node,
-                      client_.call("volume.info", Json{{"name", name_}, {"usage", true}}));
-  return number_member(node.value("usage", Json::object()), "referenced_bytes");
 }
 
 Status UnfinishedVolume::publish() {

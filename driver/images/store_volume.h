@@ -10,6 +10,8 @@ namespace voltree {
 
 // The path of the socket for NbdDisk.
 Result<std::string> private_nbd(Client& client);
+// Bytes of a volume or snapshot that hold data.
+Result<std::uint64_t> referenced_bytes(Client& client, const std::string& name);
 // Until no NBD client has it: their good-bye takes a moment to be heard.
 Status wait_until_free(Client& client, const std::string& name);
 
@@ -26,8 +28,6 @@ class UnfinishedVolume {
 
   const std::string& name() const { return name_; }
   Status resize(std::uint64_t size_bytes);
-  // Bytes of it that hold data.
-  Result<std::uint64_t> data_bytes();
   // Its final name.
   Status publish();
   // Deletes it. Says so when it stays behind.

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Import and export: raw images as files and streams, sparse, with a daemon and without; sums, right and wrong; what is
-# killed or runs out of space leaves no volume and no file.
+# Import and export: raw images as files and streams, sparse, with a daemon and without; the formats of other programs;
+# sums, right and wrong; hostile images, each refused without a foreign file being opened; what is killed or runs out of
+# space leaves no volume and no file.
 # Usage: images.sh VOLTREE-BINARY
 # shellcheck disable=SC2119 # the daemon takes none of the script's arguments
 # shellcheck source=tests/integration/lib.sh
@@ -145,13 +146,143 @@ full_host() {
   umount "$work/small"
 }
 
+# Each format that is written there and back, and what QEMU makes itself.
+format_round_trips() { # format_round_trips WHAT
+  local what=$1 format options image
+  check "$what: a volume" "$voltree" import "$work/raw" disk
+  for format in qcow2 vmdk vhdx vdi; do
+    image=$work/image.$format
+    check "$what: export $format" "$voltree" export disk "$image" --format "$format"
+    check "$what: QEMU compares $format" qemu-img compare -f "$format" -F raw "$image" "$work/raw"
+    check "$what: import $format" "$voltree" import "$image" back --format "$format" --sha256 "$(sum_of "$image")"
+    check "$what: export it as raw" "$voltree" export back "$work/back"
+    same "$what: $format there and back" "$work/raw" "$work/back"
+    refused "$what: $format without --format" 2 "--format raw" "$voltree" import "$image" bad
+    refused "$what: $format with a wrong sum" 2 "SHA-256" "$voltree" import "$image" bad --format "$format" --sha256 "$sum"
+    check "$what: $format as it is" "$voltree" import "$image" bytes --format raw
+    check "$what: delete" "$voltree" delete back bytes
+    rm "$work/back"
+  done
+  is "$what: export --sha256" "$(sum_of "$work/image.qcow2")" \
+    "$("$voltree" export disk "$work/image.qcow2" --format qcow2 --force --sha256 | cut -d' ' -f1)"
+  check "$what: export --compress" "$voltree" export disk "$work/small.qcow2" --format qcow2 --compress
+  check "$what: QEMU compares it" qemu-img compare -f qcow2 -F raw "$work/small.qcow2" "$work/raw"
+  while read -r format options; do
+    # shellcheck disable=SC2086 # several words
+    qemu-img convert -f raw -O "$format" $options "$work/raw" "$work/theirs"
+    check "$what: QEMU's $format $options" "$voltree" import "$work/theirs" theirs --format "$format" --size 64M
+    "$voltree" export theirs - 2>/dev/null | cmp - <(cat "$work/raw"; head -c 16777216 /dev/zero) ||
+      fail "$what: QEMU's $format $options differs"
+    check "$what: delete" "$voltree" delete theirs
+  done <<'FORMATS'
+qcow2 -c
+qcow2 -c -o compression_type=zstd
+qcow2 -o compat=0.10
+qcow2 -o extended_l2=on,cluster_size=128k
+qcow2 -o cluster_size=512
+vmdk -o subformat=monolithicSparse
+vmdk -o subformat=streamOptimized
+vhdx -o subformat=fixed
+vdi -o static=on
+FORMATS
+  qemu-img create -q -f qcow2 "$work/theirs" 48M
+  qemu-img snapshot -c inside "$work/theirs"
+  check "$what: snapshots inside" "$voltree" import "$work/theirs" theirs --format qcow2
+  check "$what: delete" "$voltree" delete disk theirs
+  rm "$work"/{image.*,small.qcow2,theirs}
+}
+
+# hostile WHAT EXIT WORDS FILE FORMAT: refused; the secret was not opened, by us or by QEMU.
+hostile() {
+  local what=$1 expected=$2 words=$3 file=$4 format=$5 trace=()
+  if command -v strace >/dev/null; then
+    trace=(strace -f -qq -e "trace=open,openat,openat2" -o "$work/trace")
+  fi
+  refused "$what" "$expected" "$words" "${trace[@]}" "$voltree" import "$file" bad --format "$format"
+  is_gone "$what"
+  if ((${#trace[@]})) && grep -E 'secret|/etc/passwd' "$work/trace" | grep -qv ' = -1 '; then
+    fail "$what: a foreign file was opened: $(grep -E 'secret|/etc/passwd' "$work/trace")"
+  fi
+}
+patched() { # patched FILE OFFSET BYTES-IN-HEX: a copy of good.qcow2
+  cp "$work/good.qcow2" "$1"
+  python3 -c 'import sys; f = open(sys.argv[1], "r+b"); f.seek(int(sys.argv[2])); f.write(bytes.fromhex(sys.argv[3]))' "$@"
+}
+
+hostile_images() {
+  local image=$work/hostile secret=$work/secret
+  head -c 1048576 /dev/urandom >"$secret"
+  qemu-img convert -f raw -O qcow2 "$work/raw" "$work/good.qcow2"
+
+  qemu-img create -q -f qcow2 -b /etc/passwd -F raw "$image" 1M
+  hostile "a backing file" 1 "backing file" "$image" qcow2
+  qemu-img create -q -f qcow2 -b "$secret" -F raw "$work/middle"
+  qemu-img create -q -f qcow2 -b "$work/middle" -F qcow2 "$image"
+  hostile "a chain" 1 "backing file" "$image" qcow2
+  qemu-img create -q -f qcow2 -u -b 'json:{"driver":"file","filename":"/etc/passwd"}' -F raw "$image" 1M
+  hostile "a backing file in JSON" 1 "backing file" "$image" qcow2
+  qemu-img create -q -f qcow2 -o "data_file=$secret,data_file_raw=on" "$image" 1M
+  hostile "a data file" 1 "another file" "$image" qcow2
+  patched "$image" 32 00000002
+  hostile "encryption" 1 "encrypted" "$image" qcow2
+  patched "$image" 24 7ffffffffffffe00
+  hostile "8 EiB" 2 "a disk of" "$image" qcow2
+  patched "$image" 56 ffffffff
+  hostile "a huge refcount table" 2 "refcount table" "$image" qcow2
+  patched "$image" 36 00400001
+  hostile "a huge L1 table" 2 "L1 table" "$image" qcow2
+  patched "$image" 72 0000000000000100
+  hostile "unknown features" 1 "not known" "$image" qcow2
+  cp "$work/good.qcow2" "$image"
+  truncate -s -200000 "$image"
+  hostile "a qcow2 that is cut off" 2 "QEMU says" "$image" qcow2
+  hostile "a wrong format" 2 "is a qcow2 image, not vmdk" "$image" vmdk
+  hostile "raw as qcow2" 2 "not qcow2" "$work/raw" qcow2
+
+  printf '%s\n' '# Disk DescriptorFile' version=1 CID=fffffffe parentCID=ffffffff 'createType="monolithicFlat"' \
+    "RW 2048 FLAT \"$secret\" 0" >"$image"
+  hostile "a VMDK descriptor" 2 "names other files" "$image" vmdk
+  qemu-img create -q -f vmdk "$work/good.vmdk" 1M
+  python3 - "$work/good.vmdk" "$image" "$secret" <<'PY'
+import sys
+good, hostile, secret = sys.argv[1:]
+data = bytearray(open(good, "rb").read())
+text = f'# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\ncreateType="monolithicFlat"\nRW 2048 FLAT "{secret}" 0\n'
+data[512:512 + 10240] = text.encode().ljust(10240, b"\0")
+open(hostile + ".embedded", "wb").write(data)
+data[12:20] = bytes(8)
+open(hostile, "wb").write(data)
+PY
+  hostile "a VMDK of other files" 1 "other files" "$image" vmdk
+  hostile "a VMDK with a flat extent" 1 "a VMDK of type" "$image.embedded" vmdk
+  qemu-img create -q -f vmdk -b "$work/good.vmdk" -F vmdk "$image"
+  hostile "a VMDK with a parent" 1 "parent" "$image" vmdk
+
+  local format options
+  while read -r format options; do
+    # shellcheck disable=SC2086 # several words
+    qemu-img convert -f raw -O "$format" $options "$work/raw" "$image"
+    truncate -s -200000 "$image"
+    hostile "a $format $options that is cut off" 2 ": " "$image" "$format"
+  done <<'FORMATS'
+vmdk -o subformat=monolithicSparse
+vmdk -o subformat=streamOptimized
+vhdx
+vdi
+FORMATS
+  rm "$image"* "$work"/{good.*,middle,secret}
+}
+
 raw_round_trips "embedded"
+format_round_trips "embedded"
+hostile_images
 odd_sizes
 stopped
 full_host
 if (need_fuse) >/dev/null; then
   start_daemon
   raw_round_trips "daemon"
+  format_round_trips "daemon"
   stopped
   is "the private socket" 600 "$(stat -c %a "$VOLTREE_STORE/run/nbd.sock")"
   stop_daemon

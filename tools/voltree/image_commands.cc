@@ -63,6 +63,7 @@ struct ExportCommandOptions {
   std::string format = "raw";
   bool sha256 = false;
   bool force = false;
+  bool compress = false;
   bool quiet = false;
 };
 
@@ -72,6 +73,7 @@ Status run_export(Cli& cli, const ExportCommandOptions& options) {
   wanted.file = options.file;
   wanted.sha256 = options.sha256;
   wanted.force = options.force;
+  wanted.compress = options.compress;
   VT_ASSIGN_OR_RETURN(wanted.format, parse_format(options.format));
   VT_ASSIGN_OR_RETURN(Client * client, cli.client());
   std::optional<ProgressMeter> meter;
@@ -100,11 +102,14 @@ void add_image_commands(CLI::App& app, Cli& cli) {
   auto import = std::make_shared<ImportCommandOptions>();
   CLI::App* command = cli.add(app, "import", "Make a volume of an image file",
                               "  voltree import disk.img disk\n"
+                              "  voltree import --format qcow2 debian-12.qcow2 debian\n"
                               "  xzcat disk.img.xz | voltree import - disk --sha256 9f86d0...",
                               import, run_import);
   command->add_option("FILE", import->file, "The image, or - for standard input")->required();
   command->add_option("NAME", import->name, "The new volume")->required();
-  command->add_option("--format", import->format, "raw (default unless it looks like another)")
+  command
+      ->add_option("--format", import->format,
+                   "raw, qcow2, vmdk, vhdx or vdi; must be said unless it is raw")
       ->type_name("FORMAT");
   command->add_option("--size", import->size, "The volume's size (default: the image's)")
       ->type_name("SIZE");
@@ -120,7 +125,9 @@ void add_image_commands(CLI::App& app, Cli& cli) {
                     exported, run_export);
   command->add_option("NAME", exported->name, "VOLUME or VOLUME@SNAPSHOT")->required();
   command->add_option("FILE", exported->file, "The image, or - for standard output")->required();
-  command->add_option("--format", exported->format, "raw")->type_name("FORMAT");
+  command->add_option("--format", exported->format, "raw (default), qcow2, vmdk, vhdx or vdi")
+      ->type_name("FORMAT");
+  command->add_flag("--compress", exported->compress, "Compress a qcow2");
   command->add_flag("--sha256", exported->sha256, "Print the file's SHA-256");
   command->add_flag("--force", exported->force, "Replace FILE when it is there");
   command->add_flag("--quiet", exported->quiet, "No progress, no words when all is well");
