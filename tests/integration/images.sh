@@ -295,6 +295,7 @@ if (need_fuse) >/dev/null; then
   is "the URIs do not tell of it" 1 "$("$voltree" nbd disk | wc -l)"
   stop_daemon
 fi
+check "an import as the last" "$voltree" import "$work/raw" last # a killed one leaves its socket to the next
 [[ ! -e $VOLTREE_STORE/run/nbd.sock ]] || fail "the private socket stays behind"
 check "the store" "$voltree" check --data
 finish
