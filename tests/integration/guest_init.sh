@@ -41,6 +41,10 @@ wait_for() { # wait_for WHAT COMMAND...
   done
 }
 
+# What is copied about: of a known size, whatever libraries the tools need.
+mkdir /files
+cp -a /lib/modules /bin/busybox /bin/voltree /files/
+
 modprobe -a virtio_pci virtio_blk virtio_net ext4 nbd fuse
 ip link set lo up
 ip addr add 10.0.2.15/24 dev eth0
@@ -50,31 +54,30 @@ echo "# a disk by virtio"
 wait_for "the disk" test -b /dev/vda
 check "mkfs by virtio" /bin/mke2fs -q -t ext4 -F /dev/vda
 check "mount by virtio" mount -t ext4 /dev/vda /mnt/a
-mkdir /mnt/a/files
-check "copy by virtio" cp -a /bin /lib /mnt/a/files/
+check "copy by virtio" cp -a /files /mnt/a/
 sync
 echo "GUEST COPYING"
-for round in 1 2 3 4 5 6; do # the host kills its daemon meanwhile
-  cp -a /mnt/a/files/lib "/mnt/a/round$round" || failed "copy while the daemon was killed"
+for round in 1 2 3 4 5 6 7 8; do # the host kills its daemon meanwhile
+  cp -a /mnt/a/files "/mnt/a/round$round" || failed "copy while the daemon was killed"
   sync
 done
 check "umount by virtio" umount /mnt/a
 check "fsck by virtio" e2fsck -fn /dev/vda
 check "mount again by virtio" mount -t ext4 /dev/vda /mnt/a
-same "the files by virtio" /lib /mnt/a/files/lib
-same "what was copied while the daemon was killed" /lib /mnt/a/round6
+same "the files by virtio" /files /mnt/a/files
+same "what was copied while the daemon was killed" /files /mnt/a/round8
 
 echo "# the kernel's client"
 check "nbd-client" /bin/nbd-client 10.0.2.2 "$nbd_port" /dev/nbd0 -N kernel -b 512
 check "mkfs by nbd" /bin/mke2fs -q -t ext4 -F /dev/nbd0
 check "mount by nbd" mount -t ext4 -o discard /dev/nbd0 /mnt/b
-check "copy by nbd" cp -a /lib /mnt/b/
-check "copy and delete by nbd" sh -c 'cp -a /lib /mnt/b/twice && sync && rm -r /mnt/b/twice && sync'
+check "copy by nbd" cp -a /files /mnt/b/
+check "copy and delete by nbd" sh -c 'cp -a /files /mnt/b/twice && sync && rm -r /mnt/b/twice && sync'
 check "fstrim by nbd" fstrim /mnt/b
 check "umount by nbd" umount /mnt/b
 check "fsck by nbd" e2fsck -fn /dev/nbd0
 check "mount again by nbd" mount -t ext4 /dev/nbd0 /mnt/b
-same "the files by nbd" /lib /mnt/b/lib
+same "the files by nbd" /files /mnt/b/files
 check "umount again by nbd" umount /mnt/b
 check "nbd-client -d" /bin/nbd-client -d /dev/nbd0
 
@@ -97,7 +100,7 @@ refused "delete --force" "attached" voltree delete --force disk
 check "mkfs on it" /bin/mke2fs -q -t ext4 -F "$device"
 check "mount it" mount -t ext4 "$device" /mnt/c
 refused "detach while mounted" "mounted on /mnt/c" voltree detach disk
-(for round in 1 2 3 4; do cp -a /lib "/mnt/c/round$round" && sync || exit 1; done) &
+(for round in 1 2 3 4 5 6 7 8; do cp -a /files "/mnt/c/round$round" && sync || exit 1; done) &
 copy=$!
 sleep 1
 kill -9 "$daemon"
@@ -108,15 +111,15 @@ check "stop" kill -TERM "$daemon"
 wait "$daemon"
 is "the daemon's exit status" 0 $?
 serve
-check "copy after a stop" sh -c 'cp -a /lib /mnt/c/last && sync'
+check "copy after a stop" sh -c 'cp -a /files /mnt/c/last && sync'
 check "grow" voltree resize disk 300M
 is "the device has grown" 314572800 "$(blockdev --getsize64 "$device")"
 check "umount it" umount /mnt/c
 check "fsck it" e2fsck -fn "$device"
 check "write beyond the old end" dd if=/bin/busybox of="$device" bs=512 seek=600000 conv=fsync
 check "mount it again" mount -t ext4 "$device" /mnt/c
-same "the files on it" /lib /mnt/c/round4
-same "the last files on it" /lib /mnt/c/last
+same "the files on it" /files /mnt/c/round8
+same "the last files on it" /files /mnt/c/last
 check "umount it again" umount /mnt/c
 check "detach" voltree detach disk
 refused "detach again" "not attached" voltree detach disk
