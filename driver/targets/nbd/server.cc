@@ -296,8 +296,8 @@ Result<KernelExport> Server::serve_kernel(int fd, const std::string& export_name
   ::setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &kSocketBufferBytes, sizeof kSocketBufferBytes);
   auto connection =
       std::make_shared<Connection>(runtime_, fd, true, budget_, options_.connection_memory_bytes);
-  Exports all(store_, AccessRules());
-  VT_ASSIGN_OR_RETURN(Export exported, runtime_.sync_wait(all.open(export_name, "kernel")));
+  VT_ASSIGN_OR_RETURN(Export exported,
+                      runtime_.sync_wait(private_exports_.open(export_name, "kernel")));
   exported.read_only = exported.read_only || read_only;
   connection->since = runtime_.monotonic_now();
   connection->negotiating = false;
