@@ -268,11 +268,15 @@ class VoltreeDriver(driver.VolumeDriver):
 
     # --- Images. Fetching and uploading are the base class's, on the volume's path.
 
-    def clone_image(self, *args):
+    def clone_image(self, *args, **kwargs):
         """(context, volume, image_location, image_meta, image_service), as it is called today, or
         (volume, image_location, image_id, image_metadata, image_service), as older documents have it.
         """
-        volume, location = (args[0], args[1]) if hasattr(args[0], 'size') else (args[1], args[2])
+        if args and hasattr(args[0], 'size'):
+            kwargs.update(zip(('volume', 'image_location'), args))
+        else:
+            kwargs.update(zip(('context', 'volume', 'image_location'), args))
+        volume, location = kwargs['volume'], kwargs['image_location']
         direct, others = location if location else (None, None)
         urls = [direct] if direct else []
         urls += [one['url'] for one in others or [] if one.get('url') and one['url'] != direct]

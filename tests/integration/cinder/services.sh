@@ -1,0 +1,147 @@
+#!/usr/bin/env bash
+# In the container: the daemons, MariaDB, RabbitMQ, Glance and Cinder; then scenario.py.
+# Several processes of Cinder on SQLite lock each other out, hence the database. No Keystone: noauth.
+# Usage: services.sh [PART...]      (scenario.py's; none: all. "wait" only keeps the services up)
+set -euo pipefail
+mkdir -p /results
+exec 3>&1
+
+die() {
+  echo "$*" >&3
+  tail -20 /results/*.log >&3
+  exit 1
+}
+
+wait_for() { # wait_for WHAT COMMAND...: up to two minutes
+  local what=$1 i
+  shift
+  for ((i = 0; i < 600; i++)); do
+    if "$@" >/dev/null 2>&1; then return 0; fi
+    sleep 0.2
+  done
+  die "$what does not start"
+}
+
+as() { # as USER LOG COMMAND...: in the background
+  local user=$1 log=/results/$2.log
+  shift 2
+  runuser -u "$user" -- "$@" >>"$log" 2>&1 &
+}
+
+# --- Two stores of the user that Cinder runs as, and one of root's, whose volumes go out as loop devices.
+for store in a b; do
+  install -d -o cinder -g cinder "/var/lib/voltree-$store" "/mnt/$store"
+  runuser -u cinder -- voltree --store "/var/lib/voltree-$store" init >/dev/null
+  as cinder "voltree-$store" voltree --store "/var/lib/voltree-$store" serve --foreground --mount "/mnt/$store" \
+    --allow-other --file-mode 0660
+done
+install -d /var/lib/voltree-loop /mnt/loop
+voltree --store /var/lib/voltree-loop init >/dev/null
+as root voltree-loop voltree --store /var/lib/voltree-loop serve --foreground --mount /mnt/loop --allow-other
+for store in a b loop; do wait_for "the daemon of $store" mountpoint -q "/mnt/$store"; done
+
+# --- What Cinder needs.
+install -d -o mysql -g mysql /run/mysqld
+chown -R mysql:mysql /var/lib/mysql
+as mysql mariadb mariadbd --skip-networking --skip-grant-tables --innodb-flush-log-at-trx-commit=0
+install -d -o rabbitmq -g rabbitmq /run/rabbitmq
+chown -R rabbitmq:rabbitmq /var/lib/rabbitmq /var/log/rabbitmq
+export RABBITMQ_NODENAME=rabbit@localhost
+as rabbitmq rabbitmq rabbitmq-server
+database='unix_socket=/run/mysqld/mysqld.sock&charset=utf8'
+wait_for MariaDB mariadb -e 'select 1'
+mariadb -e 'create database cinder; create database glance'
+
+install -d -o glance -g glance /var/lib/glance/images /var/lock/glance
+cat >/etc/glance/glance-api.conf <<END
+[DEFAULT]
+bind_host = 127.0.0.1
+workers = 1
+show_multiple_locations = true
+show_image_direct_url = true
+[database]
+connection = mysql+pymysql://root@localhost/glance?$database
+[glance_store]
+stores = file
+default_store = file
+filesystem_store_datadir = /var/lib/glance/images
+[oslo_concurrency]
+lock_path = /var/lock/glance
+[paste_deploy]
+flavor =
+END
+install -d -o cinder -g cinder /var/lib/cinder /var/lib/cinder/conversion /var/lib/cinder/backup /var/lock/cinder
+backend() { # backend NAME STORE CONNECTION
+  cat <<END
+[$1]
+volume_driver = voltree_cinder.VoltreeDriver
+volume_backend_name = $1
+voltree_socket = /var/lib/voltree-$2/run/control.sock
+voltree_connection = $3
+voltree_free_min_gb = 1
+END
+}
+common="auth_strategy = noauth
+transport_url = rabbit://guest:guest@127.0.0.1:5672/
+glance_api_servers = http://127.0.0.1:9292
+osapi_volume_listen = 127.0.0.1
+osapi_volume_workers = 1
+state_path = /var/lib/cinder
+allowed_direct_url_schemes = cinder,file
+default_volume_type = a
+backup_driver = cinder.backup.drivers.posix.PosixBackupDriver
+backup_posix_path = /var/lib/cinder/backup
+backup_file_size = 52428800
+backup_workers = 1
+backend_stats_polling_interval = 10
+report_interval = 5
+allow_availability_zone_fallback = true
+cinder_internal_tenant_project_id = 11111111111111111111111111111111
+cinder_internal_tenant_user_id = 11111111111111111111111111111111
+enable_force_upload = true
+quota_volumes = -1
+quota_snapshots = -1
+quota_gigabytes = -1
+quota_backups = -1
+quota_backup_gigabytes = -1
+quota_groups = -1
+volume_service_inithost_offload = true
+[database]
+connection = mysql+pymysql://root@localhost/cinder?$database
+[oslo_concurrency]
+lock_path = /var/lock/cinder
+[coordination]
+backend_url = file:///var/lib/cinder"
+{
+  printf '[DEFAULT]\nenabled_backends = a, b\nhost = cinder\n%s\n' "$common"
+  backend a a file
+  backend b b file
+  echo "image_volume_cache_enabled = true"
+} >/etc/cinder/cinder.conf
+{
+  printf '[DEFAULT]\nenabled_backends = loop\nhost = cinder-root\n%s\n' "$common"
+  backend loop loop local
+} >/etc/cinder/cinder-root.conf
+install -d -o cinder -g cinder /etc/cinder/policy.d
+
+glance-manage db_sync >/results/glance-db.log 2>&1 || die "Glance's database"
+cinder-manage db sync >/results/cinder-db.log 2>&1 || die "Cinder's database"
+wait_for RabbitMQ rabbitmqctl await_startup
+as glance glance-api glance-api
+as cinder cinder-api cinder-api --config-file /etc/cinder/cinder.conf
+as cinder cinder-scheduler cinder-scheduler
+as cinder cinder-volume cinder-volume
+as root cinder-volume-root cinder-volume --config-file /etc/cinder/cinder-root.conf
+as cinder cinder-backup cinder-backup
+wait_for Glance curl -sf http://127.0.0.1:9292/versions
+wait_for Cinder curl -sf http://127.0.0.1:8776/
+if [[ ${1:-} == wait ]]; then
+  echo ready
+  exec sleep infinity
+fi
+status=0
+python3 /tests/scenario.py "$@" || status=$?
+for store in a b loop; do
+  voltree --store "/var/lib/voltree-$store" check --data || status=1
+done
+exit "$status"
