@@ -127,7 +127,9 @@ class VoltreeDriver(driver.VolumeDriver):
         specs = {}
         qos = {}
         volume_type = getattr(volume, 'volume_type', None)
-        if volume_type:
+        # remove_export comes with a row of the database, whose type has rows, too, for its specs;
+        # no call that comes so needs to know them.
+        if volume_type and not isinstance(volume_type.extra_specs, list):
             specs = dict(volume_type.extra_specs or {})
             if volume_type.qos_specs:
                 qos = {'consumer': volume_type.qos_specs.consumer,

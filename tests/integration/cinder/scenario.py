@@ -9,6 +9,7 @@ import time
 import traceback
 
 import api
+import parts_crashes
 import parts_groups
 import parts_images
 import parts_moves
@@ -16,7 +17,7 @@ import parts_volumes
 import volumes
 
 PARTS = {}
-for module in (parts_volumes, parts_images, parts_groups, parts_moves):
+for module in (parts_volumes, parts_images, parts_groups, parts_moves, parts_crashes):
     PARTS.update(module.PARTS)
 
 

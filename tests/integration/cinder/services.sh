@@ -22,37 +22,27 @@ wait_for() { # wait_for WHAT COMMAND...: up to two minutes
   die "$what does not start"
 }
 
-as() { # as USER LOG COMMAND...: in the background
-  local user=$1 log=/results/$2.log
-  shift 2
-  runuser -u "$user" -- "$@" >>"$log" 2>&1 &
-}
-
-# --- Two stores of the user that Cinder runs as, and one of root's, whose volumes go out as loop devices.
-for store in a b; do
-  install -d -o cinder -g cinder "/var/lib/voltree-$store" "/mnt/$store"
-  runuser -u cinder -- voltree --store "/var/lib/voltree-$store" init >/dev/null
-  as cinder "voltree-$store" voltree --store "/var/lib/voltree-$store" serve --foreground --mount "/mnt/$store" \
-    --allow-other --file-mode 0660
-done
-install -d /var/lib/voltree-loop /mnt/loop
+# --- Three stores of the user that Cinder runs as, and one of root's, whose volumes go out as loop devices.
+install -d -o cinder -g cinder /var/lib/voltree-a /var/lib/voltree-b /var/lib/voltree-crash
+install -d /var/lib/voltree-loop /mnt/a /mnt/b /mnt/crash /mnt/loop
+chown cinder:cinder /mnt/a /mnt/b /mnt/crash
+for store in a b crash; do runuser -u cinder -- voltree --store "/var/lib/voltree-$store" init >/dev/null; done
 voltree --store /var/lib/voltree-loop init >/dev/null
-as root voltree-loop voltree --store /var/lib/voltree-loop serve --foreground --mount /mnt/loop --allow-other
-for store in a b loop; do wait_for "the daemon of $store" mountpoint -q "/mnt/$store"; done
+for store in a b crash loop; do /tests/start "voltree-$store"; done
 
 # --- What Cinder needs.
 install -d -o mysql -g mysql /run/mysqld
 chown -R mysql:mysql /var/lib/mysql
-as mysql mariadb mariadbd --skip-networking --skip-grant-tables --innodb-flush-log-at-trx-commit=0
+/tests/start mariadb
 install -d -o rabbitmq -g rabbitmq /run/rabbitmq
 chown -R rabbitmq:rabbitmq /var/lib/rabbitmq /var/log/rabbitmq
-export RABBITMQ_NODENAME=rabbit@localhost
-as rabbitmq rabbitmq rabbitmq-server
+/tests/start rabbitmq
 database='unix_socket=/run/mysqld/mysqld.sock&charset=utf8'
 wait_for MariaDB mariadb -e 'select 1'
 mariadb -e 'create database cinder; create database glance'
 
 install -d -o glance -g glance /var/lib/glance/images /var/lock/glance
+usermod -aG glance cinder # allowed_direct_url_schemes: it opens Glance's files itself
 cat >/etc/glance/glance-api.conf <<END
 [DEFAULT]
 bind_host = 127.0.0.1
@@ -122,17 +112,19 @@ backend_url = file:///var/lib/cinder"
   printf '[DEFAULT]\nenabled_backends = loop\nhost = cinder-root\n%s\n' "$common"
   backend loop loop local
 } >/etc/cinder/cinder-root.conf
+{
+  printf '[DEFAULT]\nenabled_backends = crash\nhost = cinder-crash\n%s\n' "$common"
+  backend crash crash file
+  echo "voltree_socket = /run/crash/control.sock" # parts_crashes.py
+} >/etc/cinder/cinder-crash.conf
 install -d -o cinder -g cinder /etc/cinder/policy.d
 
 glance-manage db_sync >/results/glance-db.log 2>&1 || die "Glance's database"
 cinder-manage db sync >/results/cinder-db.log 2>&1 || die "Cinder's database"
-wait_for RabbitMQ rabbitmqctl await_startup
-as glance glance-api glance-api
-as cinder cinder-api cinder-api --config-file /etc/cinder/cinder.conf
-as cinder cinder-scheduler cinder-scheduler
-as cinder cinder-volume cinder-volume
-as root cinder-volume-root cinder-volume --config-file /etc/cinder/cinder-root.conf
-as cinder cinder-backup cinder-backup
+wait_for RabbitMQ env RABBITMQ_NODENAME=rabbit@localhost rabbitmqctl await_startup
+for service in glance-api cinder-api cinder-scheduler cinder-volume cinder-volume-root cinder-backup; do
+  /tests/start "$service"
+done
 wait_for Glance curl -sf http://127.0.0.1:9292/versions
 wait_for Cinder curl -sf http://127.0.0.1:8776/
 if [[ ${1:-} == wait ]]; then
@@ -141,7 +133,7 @@ if [[ ${1:-} == wait ]]; then
 fi
 status=0
 python3 /tests/scenario.py "$@" || status=$?
-for store in a b loop; do
+for store in a b crash loop; do
   voltree --store "/var/lib/voltree-$store" check --data || status=1
 done
 exit "$status"

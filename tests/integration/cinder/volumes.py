@@ -113,7 +113,7 @@ def sweep():
     for backend in STORES:
         for node in nodes(backend):
             with contextlib.suppress(Exception):
-                voltree(backend, 'delete', '--recursive', node['name'])
+                voltree(backend, 'delete', '--snapshots', node['name'])
 
 
 # --- Attaching, as Nova does it: the attachments API and os-brick.

@@ -1,0 +1,334 @@
+"""kill -9 of the daemon and of cinder-volume around each call of the driver.
+
+The back end "crash" has a cinder-volume of its own, which reaches its daemon through a socket of ours. So a call can be
+cut exactly: before the daemon has it, while it works on it, or when it has answered and nobody knows yet. What Cinder
+then has, its user sees and can mend with Cinder's means alone; the store has neither lost, doubled nor kept anything.
+"""
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import threading
+import time
+
+import api
+import volumes
+from volumes import GIB, create, snapshot
+
+BACKEND = 'crash'
+SOCKET = '/run/crash/control.sock'
+UPSTREAM = '/var/lib/voltree-crash/run/control.sock'
+DAEMON, SERVICE = 'voltree-crash', 'cinder-volume-crash'
+
+
+def kill(name):
+    with open('/run/started/' + name, encoding='ascii') as file:
+        pid = int(file.read())
+    os.killpg(os.getpgid(pid), signal.SIGKILL)
+
+
+def start(name):
+    subprocess.run(['/tests/start', name], check=True)
+
+
+def kill_daemon():
+    kill(DAEMON)
+    start(DAEMON)
+
+
+def kill_service():
+    kill(SERVICE)
+
+
+class Proxy:
+    """Between the driver and its daemon."""
+
+    def __init__(self):
+        self.plan = None  # (call, when, action): once
+        self.done = threading.Event()
+        self.seen = {}
+        self.lock = threading.Lock()
+        os.makedirs(os.path.dirname(SOCKET), exist_ok=True)
+        if os.path.exists(SOCKET):
+            os.unlink(SOCKET)
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(SOCKET)
+        os.chmod(SOCKET, 0o666)
+        self.listener.listen(64)
+        threading.Thread(target=self.run, daemon=True).start()
+
+    def cut(self, call, when, action):
+        self.done.clear()
+        with self.lock:
+            self.plan = (call, when, action)
+
+    def take(self, call):
+        with self.lock:
+            self.seen[call] = self.seen.get(call, 0) + 1
+            if self.plan and self.plan[0] == call:
+                plan, self.plan = self.plan, None
+                return plan[1], plan[2]
+        return None, None
+
+    def run(self):
+        while True:
+            connection, _ = self.listener.accept()
+            threading.Thread(target=self.serve, args=(connection,), daemon=True).start()
+
+    def serve(self, connection):
+        with connection, connection.makefile('rb') as requests:
+            for request in requests:
+                when, action = self.take(json.loads(request)['params'].get('call'))
+                if when == 'before':
+                    action()
+                    self.done.set()
+                    return
+                answer = self.forward(request, action if when == 'during' else None)
+                if when:
+                    if when == 'after':
+                        action()
+                    self.done.set()
+                    return
+                if answer is None:
+                    return
+                try:
+                    connection.sendall(answer)
+                except OSError:
+                    return
+
+    @staticmethod
+    def forward(request, action):
+        """What the daemon says, or None when it died over it."""
+        try:
+            with socket.socket(socket.AF_UNIX) as upstream:
+                upstream.connect(UPSTREAM)
+                upstream.sendall(request)
+                if action:
+                    time.sleep(random.random() * 0.004)
+                    action()
+                answer = b''
+                with upstream.makefile('rb') as lines:
+                    for line in lines:
+                        answer += line
+                        if b'"id"' in line:
+                            return answer
+        except OSError:
+            pass
+        return None
+
+
+# --- What there is, on both sides.
+
+def known():
+    """{name in the store: (kind, id, status, size in GiB)} of what Cinder has."""
+    found = {}
+    for one in api.get('/volumes/detail', all_tenants=1)['volumes']:
+        name_id = one.get('os-vol-mig-status-attr:name_id') or one['id']
+        found['volume-' + name_id] = ('volumes', one['id'], one['status'], one['size'])
+    for one in api.get('/snapshots/detail', all_tenants=1)['snapshots']:
+        found['volume-%s@snapshot-%s' % (one['volume_id'], one['id'])] = (
+            'snapshots', one['id'], one['status'], one['size'])
+    return found
+
+
+PASSING = ('creating', 'deleting', 'extending', 'reverting', 'attaching', 'detaching', 'downloading', 'uploading',
+           'retyping', 'managing', 'unmanaging', 'reserved')
+
+
+def settle():
+    """Until nothing changes: at the latest when what a killed service had begun can only be reset by hand."""
+    last, since = None, time.monotonic()
+    while True:
+        now = {name: value[2] for name, value in known().items()}
+        if now != last:
+            last, since = now, time.monotonic()
+        quiet = time.monotonic() - since
+        if quiet > (4 if any(status in PASSING for status in now.values()) else 0.3):
+            return
+        time.sleep(0.1)
+
+
+def nothing_lost(expected):
+    """What Cinder calls available is there, at its size; what was there before holds what it held."""
+    stored = {node['name']: node['size_bytes'] for node in volumes.nodes(BACKEND)}
+    there = known()
+    for name, (_, _, status, size) in there.items():
+        if status in ('available', 'in-use'):
+            assert name in stored, '%s is lost' % name
+            assert stored[name] == size * GIB, '%s has %d bytes, not %d GiB' % (name, stored[name], size)
+    for name in stored:
+        assert name in there, 'nobody knows of %s' % name
+    for path, seed in expected.items():
+        volumes.expect('/mnt/crash/' + path, seed)
+
+
+def clean(keep):
+    """As an administrator does it, with Cinder alone."""
+    for one in api.get('/attachments', all_tenants=1)['attachments']:
+        api.delete('/attachments/' + one['id'])
+    for group in api.get('/groups', all_tenants=1)['groups']:
+        api.action('groups', group['id'], 'reset_status', {'status': 'available'})
+    for taken in api.get('/group_snapshots', all_tenants=1)['group_snapshots']:
+        api.action('group_snapshots', taken['id'], 'reset_status', {'status': 'error'})
+        api.delete('/group_snapshots/' + taken['id'])
+        api.wait('group_snapshots', taken['id'], None)
+    there = known()
+    for kind in ('snapshots', 'volumes'):
+        for _, the_id, status, _ in sorted(there.values()):
+            if the_id in keep or not api.show(kind, the_id):
+                continue
+            reset = {'status': 'error'}
+            if kind == 'volumes':
+                reset['attach_status'] = 'detached'
+            api.action(kind, the_id, 'os-reset_status', reset)
+            if not (api.show(kind, the_id) or {}).get('group_id'):
+                api.delete('/%s/%s' % (kind, the_id))
+                api.wait(kind, the_id, None)
+    for group in api.get('/groups', all_tenants=1)['groups']:
+        api.action('groups', group['id'], 'delete', {'delete-volumes': True})
+        api.wait('groups', group['id'], None)
+    left = [node['name'] for node in volumes.nodes(BACKEND)
+            if not any(the_id in node['name'] for the_id in keep)]
+    assert not left, 'left in the store: %s' % left
+
+
+# --- The calls: how each comes about. Each gets a scratch volume and its snapshot.
+
+def make_group():
+    import parts_groups
+    kind = parts_groups.group_type('consistent', consistent_group_snapshot_enabled='<is> True')
+    group = parts_groups.make_group(kind, BACKEND)
+    for _ in range(2):
+        create(1, BACKEND, group_id=group)
+    return group
+
+
+def group_snapshot(group):
+    return api.post('/group_snapshots', {'group_snapshot': {'group_id': group}})['group_snapshot']['id']
+
+
+def attach_quietly(volume_id):
+    try:
+        volumes.Attachment(volume_id)
+    except api.Refused:
+        pass
+
+
+class Calls:
+    @staticmethod
+    def create_volume(one, taken):
+        create(1, BACKEND, status=None)
+
+    @staticmethod
+    def create_snapshot(one, taken):
+        api.post('/snapshots', {'snapshot': {'volume_id': one}})
+
+    @staticmethod
+    def create_volume_from_snapshot(one, taken):
+        create(2, status=None, snapshot_id=taken)
+
+    @staticmethod
+    def create_cloned_volume(one, taken):
+        create(2, status=None, source_volid=one)
+
+    @staticmethod
+    def extend_volume(one, taken):
+        api.action('volumes', one, 'os-extend', {'new_size': 3})
+
+    @staticmethod
+    def revert_to_snapshot(one, taken):
+        api.action('volumes', one, 'revert', {'snapshot_id': taken})
+
+    @staticmethod
+    def delete_snapshot(one, taken):
+        api.delete('/snapshots/' + taken)
+
+    @staticmethod
+    def delete_volume(one, taken):
+        api.delete('/volumes/' + one, cascade=True)
+
+    @staticmethod
+    def initialize_connection(one, taken):
+        attach_quietly(one)
+
+    @staticmethod
+    def terminate_connection(one, taken):
+        attachment = volumes.Attachment(one)
+        try:
+            attachment.detach()
+        except api.Refused:
+            pass
+
+    @staticmethod
+    def create_group_snapshot(one, taken):
+        group_snapshot(make_group())
+
+    @staticmethod
+    def create_group_from_src(one, taken):
+        api.post('/groups/action', {'create-from-src': {'source_group_id': make_group()}})
+
+    @staticmethod
+    def delete_group_snapshot(one, taken):
+        made = group_snapshot(make_group())
+        api.wait('group_snapshots', made)
+        api.delete('/group_snapshots/' + made)
+
+
+CALLS = [name for name in vars(Calls) if not name.startswith('_')]
+
+
+def cut_each_call(when_and_whom):
+    proxy = Proxy.of_us()
+    base = create(1, BACKEND)
+    volumes.fill(base, 'base')
+    kept = snapshot(base)
+    keep = (base, kept)
+    expected = {'volumes/volume-' + base: 'base', 'snapshots/volume-%s/snapshot-%s' % (base, kept): 'base'}
+    for call in CALLS:
+        for when, whom in when_and_whom:
+            one = create(1, BACKEND)
+            volumes.fill(one, 'scratch')
+            taken = snapshot(one)
+            proxy.cut(call, when, kill_daemon if whom == DAEMON else kill_service)
+            ended = threading.Thread(target=getattr(Calls, call), args=(one, taken))
+            ended.start()
+            assert proxy.done.wait(60), 'nobody called %s' % call
+            if whom == SERVICE:
+                start(SERVICE)
+            ended.join()
+            try:
+                settle()
+                nothing_lost(expected)
+                clean(keep)
+                nothing_lost(expected)
+            except Exception as error:
+                raise AssertionError('%s of %s %s %s' % ('kill -9', whom, when, call)) from error
+    api.delete('/volumes/' + base, cascade=True)
+    api.wait('volumes', base, None)
+
+
+def of_us():
+    if not hasattr(Proxy, 'ours'):
+        Proxy.ours = Proxy()
+        volumes.STORES[BACKEND] = '/var/lib/voltree-crash'
+        start(SERVICE)
+        volumes.HOSTS[BACKEND] = 'cinder-crash@crash#crash'
+        volumes.set_up()
+    return Proxy.ours
+
+
+Proxy.of_us = staticmethod(of_us)
+
+
+def daemon_killed():
+    cut_each_call([(when, DAEMON) for when in ('before', 'during', 'during', 'after')])
+
+
+def service_killed():
+    cut_each_call([(when, SERVICE) for when in ('before', 'after')])
+
+
+PARTS = {one.__name__: one for one in (daemon_killed, service_killed)}
