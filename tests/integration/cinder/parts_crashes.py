@@ -5,6 +5,7 @@ cut exactly: before the daemon has it, while it works on it, or when it has answ
 then has, its user sees and can mend with Cinder's means alone; the store has neither lost, doubled nor kept anything.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -79,7 +80,7 @@ class Proxy:
             threading.Thread(target=self.serve, args=(connection,), daemon=True).start()
 
     def serve(self, connection):
-        with connection, connection.makefile('rb') as requests:
+        with contextlib.suppress(OSError), connection, connection.makefile('rb') as requests:
             for request in requests:
                 when, action = self.take(json.loads(request)['params'].get('call'))
                 if when == 'before':
@@ -94,10 +95,7 @@ class Proxy:
                     return
                 if answer is None:
                     return
-                try:
-                    connection.sendall(answer)
-                except OSError:
-                    return
+                connection.sendall(answer)
 
     @staticmethod
     def forward(request, action):

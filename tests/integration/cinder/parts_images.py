@@ -175,7 +175,7 @@ def hostile_images():
             except api.Refused as error:
                 assert error.status == 400, error  # Cinder's API saw it itself
             except AssertionError as error:
-                assert 'unacceptable' in str(error), '%s: %s' % (name, error)
+                assert 'status is error' in str(error), '%s: %s' % (name, error)
                 delete(one)
             else:
                 raise AssertionError('an image with %s was taken' % name)
