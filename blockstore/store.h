@@ -48,6 +48,7 @@ struct NodeInfo {
   bool open = false;
   bool attached = false;
   std::uint64_t connections = 0;  // claimed devices (claim_device)
+  QosLimits limits;               // of a volume, as they were asked for
   std::vector<std::string>
       children;  // names of named descendants directly below (through junctions)
 };

@@ -270,3 +270,4 @@ const std::vector<Method>& volume_methods() {
 }
 
 }  // namespace voltree
+            {"limits", info.limits.empty() ? Json::object() : limits_json(info.limits.entries())},

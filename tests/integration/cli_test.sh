@@ -167,6 +167,8 @@ test_limits() {
   expect 0 . resize limited +2G
   is "by its size" "50" "$(json 'a["effective"]["total_iops_sec"]' qos limited)"
   is "the feature" "1" "$(catalog 'select compatible from format')"
+  expect 0 'limits: *total_iops_sec_per_gb=10, total_bytes_sec=104857600 .100.0 MiB' show limited
+  expect 0 'limits: *none' info a
   expect 2 'read_bytes_sec_max' qos limited read_iops=5
   expect 2 'twice' qos limited read_iops_sec=5 read_iops_sec=6
   expect 2 'value' qos limited read_iops_sec
