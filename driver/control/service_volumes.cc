@@ -1,5 +1,7 @@
 // Methods on volumes and snapshots.
+#include <linux/magic.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 
 #include <cerrno>
 
@@ -210,6 +212,21 @@ Result<Json> volume_delete(Call& call) {
   return Json{{"name", name}, {"erase_request", request}};
 }
 
+// Before it is opened: a pipe or a device would wait, or do something, and a file of our own tree
+// is served by the threads that would wait for it.
+Status check_shareable(const std::string& file) {
+  struct stat info {};
+  struct statfs host {};
+  if (::stat(file.c_str(), &info) != 0 || ::statfs(file.c_str(), &host) != 0) {
+    return Status::from_errno(errno, file);
+  }
+  if (!S_ISREG(info.st_mode)) return error(Code::kInvalid, "{} is no regular file", file);
+  if (host.f_type == FUSE_SUPER_MAGIC) {
+    return error(Code::kNotSupported, "{}: a FUSE file system shares no blocks", file);
+  }
+  return {};
+}
+
 Result<Json> volume_share_file(Call& call) {
   Params params(call.params());
   const std::string name = params.text("name");
@@ -218,10 +235,7 @@ Result<Json> volume_share_file(Call& call) {
   const std::uint64_t length_bytes = params.number("length_bytes");
   VT_RETURN_IF_ERROR(call.accept(params));
   VT_RETURN_IF_ERROR(check_volume_name("name", name));
-  // Opening a pipe or a device would wait, or do something.
-  struct stat info {};
-  if (::stat(file.c_str(), &info) != 0) return Status::from_errno(errno, file);
-  if (!S_ISREG(info.st_mode)) return error(Code::kInvalid, "{} is no regular file", file);
+  VT_RETURN_IF_ERROR(check_shareable(file));
   VT_RETURN_IF_ERROR(call.wait(call.store().share_file(name, file, {offset_bytes, length_bytes})));
   call.invalidate(name);
   return Json{{"name", name}, {"shared_bytes", length_bytes}};
