@@ -16,7 +16,7 @@ host_filesystem() { # host_filesystem TYPE: a file system of this host, on $host
   command -v mkfs."$1" >/dev/null || { echo "$1: skipped, there is no mkfs.$1 here"; return 1; }
   modprobe -q "$1" 2>/dev/null || true
   grep -qw "$1" /proc/filesystems || { echo "$1: skipped, this kernel has none"; return 1; }
-  rm -f "$work/disk"
+  rm -f "$work/disk" "$work/disk.copy"
   truncate -s 2G "$work/disk"
   case $1 in
     xfs) mkfs.xfs -q -m reflink=1 "$work/disk" ;;
@@ -65,6 +65,40 @@ take_in() { # take_in TYPE NAME: with the daemon or without, as it is now
     fail "$1: the sum of another file"
   fi
   is "$1: it left nothing" 0 "$(json 'sum("wrong" in n["name"] for n in a["nodes"])' list)"
+}
+
+# The disk below the host's file system, as it is at one moment: what a power failure leaves. (A copy that equals the
+# disk when it is done was not overtaken by a write.)
+copy_disk() {
+  local i
+  for i in {1..50}; do
+    cp --sparse=always "$work/disk" "$work/disk.copy"
+    cmp -s "$work/disk" "$work/disk.copy" && return 0
+  done
+  die "the disk does not come to rest in $i copies"
+}
+
+# What was on the disk when the import returned, and nothing of what was in memory, has all of the volume.
+after_the_power_failed() { # after_the_power_failed TYPE SUM
+  local boots i=0
+  "$voltree" import "$host/source" last --quiet
+  copy_disk
+  kill_daemon
+  # Its ring lets go of the files after it is gone.
+  until umount "$host" 2>/dev/null; do
+    ((++i < 300)) || die "$1: $host stays in use"
+    sleep 0.1
+  done
+  mount -o loop "$work/disk.copy" "$host"
+  boots=$(python3 -c 'import sqlite3, sys
+with sqlite3.connect(sys.argv[1]) as catalog:
+    print(catalog.execute("update setting set value = ? where key = ?", ("another", "boot_id")).rowcount)' \
+    "$VOLTREE_STORE/catalog.db")
+  is "$1: the catalog has one boot" 1 "$boots"
+  start_daemon --allow-other
+  is "$1: after the power failed" "$2" "$(exported_sum last $file_bytes)"
+  check "$1: every checksum after that" "$voltree" check --data
+  check "$1: delete it" "$voltree" delete last
 }
 
 # Neither sees what is written to the other.
@@ -148,6 +182,7 @@ try_host() { # try_host TYPE
   kill_daemon
   start_daemon --allow-other
   is "$1: after the daemon died" "$sum" "$(exported_sum first $file_bytes)"
+  after_the_power_failed "$1" "$sum"
   apart "$1"
   what_cinder_may_take "$1"
   check "$1: the store is sound" "$voltree" check --data
