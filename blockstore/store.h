@@ -48,6 +48,7 @@ struct NodeInfo {
   bool open = false;
   bool attached = false;
   std::uint64_t connections = 0;  // claimed devices (claim_device)
+  QosLimits limits;               // of a volume, as they were asked for
   std::vector<std::string>
       children;  // names of named descendants directly below (through junctions)
 };
@@ -212,6 +213,13 @@ class Store {
   Task<Result<std::shared_ptr<BlockDevice>>> open_device(std::string name);
   // The same, claimed.
   Task<Result<ClaimedDevice>> claim_device(std::string name);
+  // Byte x of `file`, a regular file on the store's file system, becomes byte x of `volume`, for x
+  // in `range` (whole blocks, within both), by sharing the blocks where the host can
+  // (FICLONERANGE). Holes are left out: the volume must read as zeros there, and must not have been
+  // written to (kInvalid). The file stays as it is; what is done to it later is not seen in the
+  // volume. As durable as a write: flush. kNotSupported: not on this host, or not this file; what
+  // was shared before that stays.
+  Task<Status> share_file(std::string volume, std::string file, ByteRange range);
   // Both answer from extent maps alone, for [offset, offset + length) clipped to the device, in
   // order and without gaps; at most `max_runs`, and they may end early. Devices are this store's
   // own. kGone when one was deleted.

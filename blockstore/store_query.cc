@@ -42,6 +42,7 @@ NodeInfo StoreCore::info_of(NodeId id, std::uint32_t depth) const {
   if (const auto claimed = claims.find(id); claimed != claims.end()) {
     info.connections = claimed->second;
   }
+  info.limits = limits_of(node.row);
   std::vector<NodeId> below(node.children);
   while (!below.empty()) {
     const Lineage::Node& child = *lineage.find(below.back());

@@ -74,6 +74,10 @@ class Volume final : public BlockDevice {
                                   std::byte* out);  // the caller holds the range lock
   Task<Status> write_blocks_locked(BlockRange range, const std::byte* data);
   Task<Status> zero_blocks_locked(BlockRange range);
+  // The same blocks of `source`, shared with it instead of written, where they are new to this
+  // volume's own layers; kInvalid where they are not. kNotSupported: the host cannot share, and
+  // nothing has changed.
+  Task<Status> share_blocks_locked(BlockRange range, File& source);
 
   // --- For the store, which serialises these calls.
   NodeId node() const { return node_; }

@@ -2,11 +2,14 @@
 #include <algorithm>
 #include <cstring>
 
+#include "blockstore/aligned_io.h"
 #include "blockstore/base/checksum.h"
 #include "blockstore/volume.h"
 
 namespace voltree {
 namespace {
+
+constexpr std::uint64_t kShareStepBlocks = 1024;  // 4 MiB: read back at once for their sums
 
 IoRequest io_request(IoKind kind, File& file, std::byte* data, BlockRange range) {
   IoRequest request;
@@ -252,6 +255,39 @@ Task<Status> Volume::write_blocks_locked(BlockRange range, const std::byte* data
   InflightTable::Slot slot;
   if (plan.in_place) slot = co_await engine_.inflight().acquire({node_, range});
   VT_CO_RETURN_IF_ERROR(co_await batch);
+  for (const Segment& segment : plan.segments) {
+    for (std::uint64_t block = segment.range.first; block < segment.range.end(); ++block) {
+      segment.layer->set_sum(block, sums[block - range.first]);
+    }
+  }
+  finish_write(plan, false);
+  co_return Status();
+}
+
+Task<Status> Volume::share_blocks_locked(BlockRange range, File& source) {
+  WritePlan plan;
+  VT_CO_RETURN_IF_ERROR(co_await make_plan(range, false, plan));
+  if (plan.in_place) co_return error(Code::kInvalid, "the volume has been written to there");
+  std::vector<std::uint64_t> sums;
+  AlignedBuffer buffer(std::min(range.count, kShareStepBlocks) * kBlockBytes);
+  for (const Segment& segment : plan.segments) {
+    VT_CO_RETURN_IF_ERROR(co_await segment.layer->ensure_open());
+    File& file = segment.layer->file(true);
+    const std::uint64_t at_bytes = segment.range.first * kBlockBytes;
+    const std::uint64_t length_bytes = segment.range.count * kBlockBytes;
+    VT_CO_RETURN_IF_ERROR(co_await engine_.runtime().run_blocking(
+        [&] { return file.clone_range_sync(source, at_bytes, length_bytes, at_bytes); }));
+    // The sums are of what the layer has: `source` may be written to at any time.
+    for (std::uint64_t block = segment.range.first; block < segment.range.end();) {
+      const BlockRange step{block, std::min(segment.range.end() - block, kShareStepBlocks)};
+      VT_CO_RETURN_IF_ERROR(co_await file.read(buffer.span().first(step.count * kBlockBytes),
+                                               step.first * kBlockBytes));
+      for (; block < step.end(); ++block) {
+        sums.push_back(block_checksum(block_at(buffer.data(), block - step.first)));
+      }
+    }
+    VT_CO_RETURN_IF_ERROR(co_await segment.layer->touch_sums(segment.range, true));
+  }
   for (const Segment& segment : plan.segments) {
     for (std::uint64_t block = segment.range.first; block < segment.range.end(); ++block) {
       segment.layer->set_sum(block, sums[block - range.first]);

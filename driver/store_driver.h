@@ -6,6 +6,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "driver/control/client.h"
 #include "driver/volume_driver.h"
@@ -28,6 +29,8 @@ struct StoreDriverOptions {
   // Below this much free space on the host nothing new is made: the scheduler does not look at it
   // for thin back ends.
   std::uint64_t free_min_bytes = std::uint64_t{1} << 30;
+  // Files below these may be taken in (manage_existing with the path of a file).
+  std::vector<std::string> manage_directories;
 };
 
 class StoreDriver final : public VolumeDriver {
@@ -141,6 +144,10 @@ class StoreDriver final : public VolumeDriver {
   DriverStatus disconnect(const std::string& node);
   Answer<Json> find_existing(const ExistingReference& reference, bool snapshot,
                              const std::string& volume_name);
+  struct ExistingFile;
+  Answer<ExistingFile> find_file(const std::string& path);
+  Answer<std::uint64_t> file_size_gib(const std::string& path);
+  Answer<Json> manage_file(const DriverVolume& volume, const std::string& path);
   std::string location_info(const Json& pool) const;
   Json stats_of(const Json& pool) const;
 

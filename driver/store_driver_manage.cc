@@ -18,6 +18,11 @@ Answer<std::string> wanted_name(const ExistingReference& reference) {
   return bad_reference("name what to manage: \"source-name\" or \"source-id\"");
 }
 
+// No name of a volume begins like this.
+bool is_path(const ExistingReference& reference) {
+  return text_in(reference, "source-name").starts_with('/');
+}
+
 bool is_id(const Json& node, const Json& wanted) {
   if (wanted.is_number_unsigned()) return node["id"] == wanted;
   return wanted.is_string() && wanted.get<std::string>() == node["id"].dump();
@@ -85,6 +90,7 @@ Answer<Json> StoreDriver::find_existing(const ExistingReference& reference, bool
 }
 
 Answer<std::uint64_t> StoreDriver::manage_existing_get_size(const ExistingReference& reference) {
+  if (is_path(reference)) return file_size_gib(text_in(reference, "source-name"));
   VT_ASSIGN_OR_RETURN(const Json node, find_existing(reference, false, ""));
   return gib_of(node["size_bytes"].get<std::uint64_t>());
 }
@@ -93,6 +99,7 @@ Answer<std::uint64_t> StoreDriver::manage_existing_get_size(const ExistingRefere
 // the user's.
 Answer<Json> StoreDriver::manage_existing(const DriverVolume& volume,
                                           const ExistingReference& reference) {
+  if (is_path(reference)) return manage_file(volume, text_in(reference, "source-name"));
   Answer<Json> node = find_existing(reference, false, "");
   if (!node.ok()) {
     // The answer to an earlier try may have been lost.

@@ -2,6 +2,8 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <unistd.h>
@@ -195,6 +197,28 @@ Status HostFile::punch_sync(std::uint64_t offset_bytes, std::uint64_t length_byt
                        as_off(length_bytes));
   });
   return result == 0 ? Status() : failure(errno, "cannot punch a hole");
+}
+
+Status HostFile::clone_range_sync(File& source, std::uint64_t source_offset_bytes,
+                                  std::uint64_t length_bytes, std::uint64_t offset_bytes) {
+  const auto* const from = dynamic_cast<HostFile*>(&source);
+  if (from == nullptr) return error(Code::kNotSupported, "{}: not of this host", path_);
+  VT_RETURN_IF_ERROR(check_file_range(source_offset_bytes, length_bytes, from->path_));
+  VT_RETURN_IF_ERROR(check_file_range(offset_bytes, length_bytes, path_));
+  file_clone_range range{};
+  range.src_fd = from->fd();
+  range.src_offset = source_offset_bytes;
+  range.src_length = length_bytes;
+  range.dest_offset = offset_bytes;
+  if (length_bytes == 0) return {};  // the kernel would take it for "to the end"
+  if (retry_eintr([&] { return ::ioctl(fd(), FICLONERANGE, &range); }) == 0) return {};
+  // Another file system, one that shares nothing, or another size of block.
+  constexpr std::array<int, 6> kCannot{EOPNOTSUPP, ENOTTY, EXDEV, EINVAL, EPERM, ETXTBSY};
+  const int error_number = errno;
+  if (std::find(kCannot.begin(), kCannot.end(), error_number) == kCannot.end()) {
+    return failure(error_number, "cannot share blocks");
+  }
+  return error(Code::kNotSupported, "{}: cannot share blocks with {}", path_, from->path_);
 }
 
 Result<std::uint64_t> HostFile::allocated_bytes() {

@@ -4,6 +4,11 @@
 
 namespace voltree {
 
+Status File::clone_range_sync(File& /*source*/, std::uint64_t /*source_offset_bytes*/,
+                              std::uint64_t /*length_bytes*/, std::uint64_t /*offset_bytes*/) {
+  return error(Code::kNotSupported, "files of this kind share no space");
+}
+
 void IoAwaiter::await_suspend(std::coroutine_handle<> handle) {
   handle_ = handle;
   request_.home = Executor::current();

@@ -111,6 +111,12 @@ class File {
   virtual Result<std::uint64_t> size_bytes() = 0;
   virtual Status truncate(std::uint64_t size_bytes) = 0;
   virtual Status allocate_sync(std::uint64_t offset_bytes, std::uint64_t length_bytes) = 0;
+  // [source_offset, +length) of `source`, a file of the same FileSystem, is at `offset_bytes` of
+  // this one, too, and shares its space until one of them is written to. Whole blocks of 4096
+  // bytes. What becomes of it in a crash is what becomes of a write. kNotSupported when the host
+  // cannot: nothing has changed then.
+  virtual Status clone_range_sync(File& source, std::uint64_t source_offset_bytes,
+                                  std::uint64_t length_bytes, std::uint64_t offset_bytes);
   // Bytes of space that the host has given the file (st_blocks * 512).
   virtual Result<std::uint64_t> allocated_bytes() = 0;
   // The first byte of data / of a hole at or after `offset_bytes`; the file's size when there is

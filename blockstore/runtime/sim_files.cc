@@ -1,6 +1,7 @@
 #include "blockstore/runtime/sim_files.h"
 
 #include <algorithm>
+#include <vector>
 
 namespace voltree {
 
@@ -63,6 +64,15 @@ Status SimFile::truncate(std::uint64_t size_bytes) {
 
 Status SimFile::allocate_sync(std::uint64_t offset_bytes, std::uint64_t length_bytes) {
   return change({SimMutation::Kind::kAllocate, offset_bytes, length_bytes});
+}
+
+Status SimFile::clone_range_sync(File& source, std::uint64_t source_offset_bytes,
+                                 std::uint64_t length_bytes, std::uint64_t offset_bytes) {
+  auto* const from = dynamic_cast<SimFile*>(&source);
+  if (from == nullptr) return error(Code::kNotSupported, "{}: not of this simulation", path_);
+  std::vector<std::byte> bytes(length_bytes);
+  from->inode_->read(bytes, source_offset_bytes);
+  return change({SimMutation::Kind::kWrite, offset_bytes, length_bytes, bytes.data()});
 }
 
 Result<std::uint64_t> SimFile::seek_data(std::uint64_t offset_bytes) {

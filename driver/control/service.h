@@ -184,5 +184,6 @@ const std::vector<Method>& driver_methods();  // service_driver.cc
 
 // A node as the methods show it.
 Json node_json(const NodeInfo& info);
+Json limits_json(const QosLimits::Entries& entries);
 
 }  // namespace voltree

@@ -21,6 +21,9 @@ Result<StoreDriverOptions> read_options(Call& call, const Json& configuration) {
   options.max_over_subscription_ratio =
       params.text_or("max_over_subscription_ratio", options.max_over_subscription_ratio);
   options.free_min_bytes = params.number_or("free_min_bytes", options.free_min_bytes);
+  if (params.has("manage_directories")) {
+    options.manage_directories = params.texts("manage_directories");
+  }
   VT_RETURN_IF_ERROR(call.accept(params));
   if (connection != "file" && connection != "local") {
     return call.refuse("parameter \"connection\" must be \"file\" or \"local\"");

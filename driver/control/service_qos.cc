@@ -6,17 +6,11 @@
 namespace voltree {
 namespace {
 
-Json entries_json(const QosLimits::Entries& entries) {
-  Json object = Json::object();
-  for (const auto& [key, value] : entries) object[key] = value;
-  return object;
-}
-
 Result<Json> qos_answer(Call& call, const std::string& name) {
   VT_ASSIGN_OR_RETURN(const QosInfo info, call.wait(call.store().qos(name)));
   return Json{{"name", name},
-              {"limits", entries_json(info.limits.entries())},
-              {"effective", entries_json(info.effective.entries())},
+              {"limits", limits_json(info.limits.entries())},
+              {"effective", limits_json(info.effective.entries())},
               {"waiting", info.waiting},
               {"delayed", info.delayed}};
 }
@@ -50,6 +44,12 @@ Result<Json> qos_set(Call& call) {
 }
 
 }  // namespace
+
+Json limits_json(const QosLimits::Entries& entries) {
+  Json object = Json::object();
+  for (const auto& [key, value] : entries) object[key] = value;
+  return object;
+}
 
 const std::vector<Method>& qos_methods() {
   static const std::vector<Method> methods{

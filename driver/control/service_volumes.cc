@@ -1,4 +1,10 @@
 // Methods on volumes and snapshots.
+#include <linux/magic.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+
+#include <cerrno>
+
 #include "driver/control/service.h"
 #include "driver/targets/attachments.h"
 #include "driver/targets/nbd/server.h"
@@ -206,6 +212,35 @@ Result<Json> volume_delete(Call& call) {
   return Json{{"name", name}, {"erase_request", request}};
 }
 
+// Before it is opened: a pipe or a device would wait, or do something, and a file of our own tree
+// is served by the threads that would wait for it.
+Status check_shareable(const std::string& file) {
+  struct stat info {};
+  struct statfs host {};
+  if (::stat(file.c_str(), &info) != 0 || ::statfs(file.c_str(), &host) != 0) {
+    return Status::from_errno(errno, file);
+  }
+  if (!S_ISREG(info.st_mode)) return error(Code::kInvalid, "{} is no regular file", file);
+  if (host.f_type == FUSE_SUPER_MAGIC) {
+    return error(Code::kNotSupported, "{}: a FUSE file system shares no blocks", file);
+  }
+  return {};
+}
+
+Result<Json> volume_share_file(Call& call) {
+  Params params(call.params());
+  const std::string name = params.text("name");
+  const std::string file = params.text("file");
+  const std::uint64_t offset_bytes = params.number("offset_bytes");
+  const std::uint64_t length_bytes = params.number("length_bytes");
+  VT_RETURN_IF_ERROR(call.accept(params));
+  VT_RETURN_IF_ERROR(check_volume_name("name", name));
+  VT_RETURN_IF_ERROR(check_shareable(file));
+  VT_RETURN_IF_ERROR(call.wait(call.store().share_file(name, file, {offset_bytes, length_bytes})));
+  call.invalidate(name);
+  return Json{{"name", name}, {"shared_bytes", length_bytes}};
+}
+
 // One page of the differences: a store can hold millions of ranges, a message cannot.
 Result<Json> volume_diff(Call& call) {
   Params params(call.params());
@@ -251,6 +286,7 @@ Json node_json(const NodeInfo& info) {
             {"open", info.open},
             {"attached", info.attached},
             {"connections", info.connections},
+            {"limits", info.limits.empty() ? Json::object() : limits_json(info.limits.entries())},
             {"children", info.children},
             {"id", info.id},
             {"parent", info.parent}};
@@ -259,12 +295,19 @@ Json node_json(const NodeInfo& info) {
 
 const std::vector<Method>& volume_methods() {
   static const std::vector<Method> methods{
-      {"volume.create", volume_create},     {"volume.list", volume_list},
-      {"volume.info", volume_info},         {"volume.usage", volume_usage},
-      {"volume.snapshot", volume_snapshot}, {"volume.snapshot_group", volume_snapshot_group},
-      {"volume.clone", volume_clone},       {"volume.revert", volume_revert},
-      {"volume.resize", volume_resize},     {"volume.rename", volume_rename},
-      {"volume.delete", volume_delete},     {"volume.diff", volume_diff},
+      {"volume.create", volume_create},
+      {"volume.list", volume_list},
+      {"volume.info", volume_info},
+      {"volume.usage", volume_usage},
+      {"volume.snapshot", volume_snapshot},
+      {"volume.snapshot_group", volume_snapshot_group},
+      {"volume.clone", volume_clone},
+      {"volume.revert", volume_revert},
+      {"volume.resize", volume_resize},
+      {"volume.rename", volume_rename},
+      {"volume.delete", volume_delete},
+      {"volume.diff", volume_diff},
+      {"volume.share_file", volume_share_file},
   };
   return methods;
 }

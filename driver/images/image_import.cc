@@ -9,6 +9,7 @@
 #include <cerrno>
 
 #include "driver/images/confined_process.h"
+#include "driver/images/file_share.h"
 #include "driver/images/image_convert.h"
 #include "driver/images/image_file.h"
 #include "driver/images/raw_copy.h"
@@ -23,6 +24,29 @@ constexpr std::uint64_t kStreamStartBytes = std::uint64_t{1} << 30;
 std::uint64_t whole_sectors(std::uint64_t bytes) {
   return (bytes + kSectorBytes - 1) / kSectorBytes * kSectorBytes;
 }
+
+// The sum of what a volume holds, up to the end of its image.
+class HashSink : public RawSink {
+ public:
+  HashSink(Sha256& hash, std::uint64_t image_bytes) : hash_(hash), left_bytes_(image_bytes) {}
+  Status data(std::uint64_t /*offset_bytes*/, std::span<const std::byte> bytes) override {
+    hash_.update(bytes.first(take(bytes.size())));
+    return {};
+  }
+  Status zeros(std::uint64_t /*offset_bytes*/, std::uint64_t length_bytes) override {
+    hash_.zeros(take(length_bytes));
+    return {};
+  }
+
+ private:
+  std::uint64_t take(std::uint64_t bytes) {
+    const std::uint64_t taken = std::min(bytes, left_bytes_);
+    left_bytes_ -= taken;
+    return taken;
+  }
+  Sha256& hash_;
+  std::uint64_t left_bytes_;
+};
 
 // One import on its way.
 class Import {
@@ -114,24 +138,39 @@ class Import {
     RawWriter writer(*disk_);
     PacedProgress paced(progress_);
     const std::uint64_t end_bytes = file_->size_bytes();
-    for (std::uint64_t at = 0; at < end_bytes;) {
+    VT_ASSIGN_OR_RETURN(report_.shared_bytes,
+                        share_file(client_, volume_->name(), *file_, [&](std::uint64_t done_bytes) {
+                          paced.tell(done_bytes, end_bytes);
+                        }));
+    // What was shared did not pass by here, and the file may be another one by now: the sum is
+    // then the volume's.
+    const bool hash_later = hash_ && report_.shared_bytes != 0;
+    Sha256* const hash = hash_ && !hash_later ? &*hash_ : nullptr;
+    for (std::uint64_t at = report_.shared_bytes; at < end_bytes;) {
       VT_RETURN_IF_ERROR(StopSignals::check());
       VT_ASSIGN_OR_RETURN(const AllocationRun run, file_->next_run(at));
       paced.tell(at, end_bytes);
       if (!run.data) {
-        if (hash_) hash_->zeros(run.length_bytes);
+        if (hash != nullptr) hash->zeros(run.length_bytes);
         at += run.length_bytes;
         continue;
       }
       VT_ASSIGN_OR_RETURN(const std::span<std::byte> buffer, writer.buffer());
       const auto part = buffer.first(std::min<std::uint64_t>(run.length_bytes, buffer.size()));
       VT_RETURN_IF_ERROR(file_->read(at, part));
-      if (hash_) hash_->update(part);
+      if (hash != nullptr) hash->update(part);
       VT_RETURN_IF_ERROR(writer.write(at, part.size()));
       at += part.size();
     }
     VT_RETURN_IF_ERROR(file_->check_unchanged());
-    return writer.drain();
+    VT_RETURN_IF_ERROR(writer.drain());
+    return hash_later ? hash_volume(end_bytes) : Status();
+  }
+
+  Status hash_volume(std::uint64_t image_bytes) {
+    HashSink sink(*hash_, image_bytes);
+    std::uint64_t data_bytes = 0;
+    return read_raw(*disk_, sink, nullptr, data_bytes, progress_);
   }
 
   // What the headers say decides before QEMU sees anything of it.
@@ -234,7 +273,6 @@ class Import {
   Client& client_;
   const ImportOptions& options_;
   const ProgressSink& progress_;
-  const StopSignals signals_;
   std::string socket_;
   std::uint64_t size_max_bytes_ = 0;
   std::string expected_sha256_;

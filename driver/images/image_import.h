@@ -29,10 +29,14 @@ struct ImageReport {
   ImageFormat format = ImageFormat::kRaw;
   std::uint64_t size_bytes = 0;       // of the volume
   std::uint64_t data_bytes = 0;       // of it that holds data
+  std::uint64_t shared_bytes = 0;     // from its start, that share the file's space (holes, too)
   std::string sha256;                 // of the file or stream; empty: not asked for
   std::vector<std::string> warnings;  // protection that this host does not have
 };
 
+// A raw file on the store's own file system is not copied where its blocks can be shared: the file
+// and the volume then have one copy of what neither writes to. Either way the file stays as it is.
+//
 // Blocks. `progress` is called on this thread, several times a second at most; a total of 0 is
 // unknown.
 Result<ImageReport> import_image(Client& client, const ImportOptions& options,

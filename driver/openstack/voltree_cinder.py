@@ -34,6 +34,10 @@ voltree_opts = [
     cfg.IntOpt('voltree_free_min_gb',
                default=1, min=0,
                help='With less free space than this on its host, a store takes nothing new.'),
+    cfg.ListOpt('voltree_manage_directories',
+                default=[],
+                help='Directories on the host of the daemon: raw files below them can be '
+                     'managed, by their paths as source-name. None by default.'),
     cfg.IntOpt('voltree_call_timeout',
                default=300, min=1,
                help='How many seconds the daemon may take for one call.'),
@@ -74,6 +78,7 @@ class VoltreeDriver(driver.VolumeDriver):
             'host_name': CONF.host,
             'connection': self.configuration.voltree_connection,
             'free_min_bytes': self.configuration.voltree_free_min_gb << 30,
+            'manage_directories': self.configuration.safe_get('voltree_manage_directories') or [],
             'reserved_percentage': self.configuration.safe_get('reserved_percentage') or 0,
             'max_over_subscription_ratio': str(
                 self.configuration.safe_get('max_over_subscription_ratio') or '20.0'),

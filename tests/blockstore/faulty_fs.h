@@ -2,6 +2,7 @@
 // own failures.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -18,6 +19,8 @@ struct Faults {
   int fail_write_from_sync = -1;  // writes fail once so many syncs were asked for; -1: they do not
   int syncs = 0;                  // asked for, failed ones included
   int dir_syncs = 0;
+  bool share = false;                 // files can share their space
+  std::function<void()> after_share;  // called when some do
   std::string synced_dir;
 };
 
@@ -59,6 +62,14 @@ class FaultyFile final : public File {
   Result<std::uint64_t> allocated_bytes() override { return file_->allocated_bytes(); }
   Result<std::uint64_t> seek_data(std::uint64_t at) override { return file_->seek_data(at); }
   Result<std::uint64_t> seek_hole(std::uint64_t at) override { return file_->seek_hole(at); }
+  Status clone_range_sync(File& source, std::uint64_t source_at, std::uint64_t length,
+                          std::uint64_t at) override {
+    if (!faults_.share) return Status(Code::kNotSupported, "this host shares nothing");
+    File& from = *static_cast<FaultyFile&>(source).file_;
+    Status status = file_->clone_range_sync(from, source_at, length, at);
+    if (faults_.after_share) faults_.after_share();
+    return status;
+  }
   Status drain_foreign_io() override { return file_->drain_foreign_io(); }
 
  private:

@@ -1,5 +1,8 @@
 #include "driver/control/service.h"
 
+#include <sys/stat.h>
+
+#include <fstream>
 #include <set>
 
 #include "tests/driver/driver_fixture.h"
@@ -64,6 +67,38 @@ TEST_F(ServiceTest, BadInputChangesNothing) {
   EXPECT_EQ(code_of("volume.delete", {{"name", "b"}}), Code::kNotFound);
   EXPECT_EQ(code_of("volume.diff", {{"a", "a"}, {"b", "b"}}), Code::kNotFound);
   EXPECT_EQ(must("volume.list")["nodes"].size(), 1U);
+}
+
+// Whether the host can share is the host's affair; the rest is ours.
+TEST_F(ServiceTest, SharesRegularFilesAlone) {
+  must("volume.create", {{"name", "a"}, {"size_bytes", kMiB}});
+  const auto share = [&](const std::string& file, std::uint64_t length_bytes) {
+    return code_of(
+        "volume.share_file",
+        {{"name", "a"}, {"file", file}, {"offset_bytes", 0}, {"length_bytes", length_bytes}});
+  };
+  const std::string file = folder_ / "file";
+  std::ofstream(file) << std::string(kMiB, 'f');
+  const Code shared = share(file, kMiB);
+  EXPECT_TRUE(shared == Code::kOk || shared == Code::kNotSupported);
+  EXPECT_EQ(share(file, 2 * kMiB), Code::kInvalid);
+  EXPECT_EQ(share(file, 512), Code::kInvalid);
+  EXPECT_EQ(share(folder_ / "nothing", kMiB), Code::kNotFound);
+  EXPECT_EQ(share("/dev/null", kMiB), Code::kInvalid);
+  const std::string pipe = folder_ / "pipe";
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  EXPECT_EQ(share(pipe, kMiB), Code::kInvalid) << "and nobody waits for a writer";
+}
+
+TEST_F(ServiceTest, LimitsArePartOfANode) {
+  must("volume.create", {{"name", "a"}, {"size_bytes", kMiB}});
+  EXPECT_EQ(must("volume.info", {{"name", "a"}})["limits"], Json::object());
+  must("qos.set", {{"name", "a"}, {"total_iops_sec", 7}});
+  const Json limits{{"total_iops_sec", 7}};
+  EXPECT_EQ(must("volume.info", {{"name", "a"}})["limits"], limits);
+  EXPECT_EQ(must("volume.list")["nodes"][0]["limits"], limits);
+  must("volume.snapshot", {{"volume", "a"}, {"snapshot", "s"}});
+  EXPECT_EQ(must("volume.info", {{"name", "a@s"}})["limits"], Json::object());
 }
 
 TEST_F(ServiceTest, RevertTakesOnlyItsOwnSnapshots) {

@@ -49,9 +49,12 @@ test_help() {
   expect 0 'A first tour' --help
   local command
   for command in init create list show snapshot clone revert resize rename delete diff tree qos serve \
-    attach detach check erase stats version; do
-    expect 0 'Example:' "$command" --help
-    expect 0 '--store' "$command" --help
+    attach detach check erase stats version manage unmanage 'driver stats' 'group snapshot' 'group list' \
+    'group clone' 'group delete'; do
+    # shellcheck disable=SC2086 # a command may be two words
+    expect 0 'Example:' $command --help
+    # shellcheck disable=SC2086
+    expect 0 '--store' $command --help
   done
   expect 0 '^voltree [0-9]' version
   expect 0 '^voltree [0-9]' --version
@@ -167,6 +170,8 @@ test_limits() {
   expect 0 . resize limited +2G
   is "by its size" "50" "$(json 'a["effective"]["total_iops_sec"]' qos limited)"
   is "the feature" "1" "$(catalog 'select compatible from format')"
+  expect 0 'limits: *total_iops_sec_per_gb=10, total_bytes_sec=104857600 .100.0 MiB' show limited
+  expect 0 'limits: *none' info a
   expect 2 'read_bytes_sec_max' qos limited read_iops=5
   expect 2 'twice' qos limited read_iops_sec=5 read_iops_sec=6
   expect 2 'value' qos limited read_iops_sec
@@ -221,6 +226,97 @@ test_life_of_volumes() {
   is "empty" "[]" "$(json 'a["requests"]' erase)"
   is "empty" "[]" "$(json 'a["nodes"]' list)"
   is "no attachments" "[]" "$(json 'a["attachments"]' list --attachments)"
+}
+
+# Groups are known by the instant at which they were taken, and by any of their snapshots.
+test_groups() {
+  expect 0 'no groups' group list
+  expect 0 'created data' create data 1M
+  expect 0 'created log' create log 2M
+  expect 2 . group
+  expect 2 . group snapshot monday
+  expect 3 'nobody' group snapshot monday data nobody
+  expect 3 . show data@monday
+  expect 2 . group snapshot a/b data
+  expect 0 'took log@monday' group snapshot monday data log
+  expect 0 'took data@tuesday' group snapshot tuesday data log
+  expect 0 'took data@alone' snapshot data@alone
+  expect 0 'data@monday log@monday$' group list
+  is "groups" "[['data@monday', 'log@monday'], ['data@tuesday', 'log@tuesday']]" \
+    "$(json '[g["snapshots"] for g in a["groups"]]' group list)"
+  expect 0 . rename log@monday before
+  expect 2 'prefix' group clone data@monday
+  expect 2 'VOLUME@' group clone data --suffix -copy
+  expect 3 'no group' group clone data@alone --suffix -copy
+  expect 3 . group clone data@nothing --suffix -copy
+  # All or none: the second name is taken.
+  expect 0 . create log-copy 1M
+  expect 1 'log-copy' group clone data@monday --suffix -copy
+  expect 3 . show data-copy
+  expect 0 'cloned log@before to my-log' group clone log@before --prefix my-
+  expect 0 'origin: *log@before' show my-log
+  is "sizes" "[1048576, 2097152]" "$(json '[v["size_bytes"] for v in a["volumes"]]' \
+    group clone data@tuesday --suffix .2)"
+  expect 0 'deleted log@before' group delete data@monday --wait
+  is "one group is left" 1 "$(json 'len(a["groups"])' group list)"
+  expect 3 . group delete data@monday
+  expect 0 'deleted' delete data log log-copy my-data my-log data.2 log.2 --snapshots --wait
+}
+
+# Cinder's verbs by hand.
+test_driver_commands() {
+  expect 0 'nothing to take in' manage --list
+  expect 0 'created disk' create disk 1536M
+  expect 0 'took disk@s' snapshot disk@s
+  expect 0 'disk  *2  *free' manage --list
+  expect 0 'disk@s  *2  *free' manage --list --snapshots
+  is "what there is" "[('disk', 2, True)]" \
+    "$(json '[(m["reference"]["source-name"], m["size"], m["safe_to_manage"]) for m in a["manageable"]]' manage --list)"
+  expect 2 'list' manage
+  expect 2 'list' manage disk
+  expect 2 . manage --list disk volume-1
+  expect 3 'nobody' manage nobody volume-1
+  expect 3 . manage disk@nothing snapshot-1
+  expect 2 . manage disk a/b
+  expect 2 'cannot become' manage disk disk@t
+  expect 2 'cannot become' manage disk@s other@t
+  expect 0 'disk@snapshot-1 is managed' manage disk@s snapshot-1
+  expect 0 'volume-1 is managed, 2.0 GiB' manage disk volume-1
+  is "whole GiB" 2147483648 "$(json 'a["size_bytes"]' manage volume-1 volume-1)"
+  expect 0 'created other' create other 1M
+  expect 1 'volume-1' manage other volume-1
+  is "it is as it was" 1048576 "$(json 'a["size_bytes"]' show other)"
+  expect 3 . unmanage nobody
+  expect 1 'other' unmanage volume-1 --as other
+  expect 0 'volume-1@s is nobody' unmanage volume-1@snapshot-1 --as s
+  expect 0 'disk is nobody' unmanage volume-1 --as disk
+  expect 0 . show disk@s
+  expect 0 'deleted' delete disk other --snapshots
+
+  expect 2 . driver
+  expect 0 'volume_backend_name: *here' driver stats --backend-name here
+  expect 0 'backend_state: *up' driver stats
+  is "a pool" "[10, '1.5', 'disks']" \
+    "$(json '[a["pools"][0][k] for k in ("reserved_percentage", "max_over_subscription_ratio", "pool_name")]' \
+      driver stats --reserved-percentage 10 --max-over-subscription-ratio 1.5 --backend-name disks)"
+  expect 2 'reserved_percentage' driver stats --reserved-percentage 101
+}
+
+# A file by hand: whole GiB, and the file stays.
+test_managed_file() {
+  head -c 70000 /dev/urandom >"$work/file.raw"
+  expect 3 . manage "$work/nothing.raw" volume-2
+  expect 0 'volume-2 is managed, 1.0 GiB' manage "$work/file.raw" volume-2
+  "$voltree" export volume-2 "$work/back.raw" --quiet
+  cmp -n 70000 "$work/file.raw" "$work/back.raw" || fail "the volume differs from its file"
+  is "the size of the volume" 1073741824 "$(stat -c %s "$work/back.raw")"
+  rm "$work/back.raw"
+  expect 1 'volume-2' manage "$work/file.raw" volume-2
+  printf 'QFI\373' >"$work/image.raw"
+  truncate -s 1M "$work/image.raw"
+  expect 2 'qcow2' manage "$work/image.raw" volume-3
+  expect 0 'deleted' delete volume-2
+  is "nothing is left" "[]" "$(json 'a["nodes"]' list)"
 }
 
 start_daemon() { # start_daemon ARGUMENTS...: in the foreground, as our child
@@ -374,6 +470,9 @@ test_store_errors
 test_bad_names_and_sizes
 test_limits
 test_life_of_volumes
+test_groups
+test_driver_commands
+test_managed_file
 test_newer_store
 test_full_host
 test_embedded_concurrency

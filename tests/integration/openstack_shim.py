@@ -6,6 +6,7 @@ Usage: openstack_shim.py DRIVER-FOLDER CONTROL-SOCKET MOUNTPOINT
 """
 
 import sys
+import tempfile
 import types
 import unittest
 
@@ -60,7 +61,7 @@ def option(name, **members):
 
 
 def stand_in():
-    cfg = module('oslo_config.cfg', StrOpt=option, IntOpt=option,
+    cfg = module('oslo_config.cfg', StrOpt=option, IntOpt=option, ListOpt=option,
                  CONF=Options(host='stor1', volume_name_template='volume-%s'))
     module('oslo_config', cfg=cfg)
     quiet = types.SimpleNamespace(debug=lambda *a: None, warning=lambda *a: None)
@@ -154,6 +155,21 @@ class ShimTest(unittest.TestCase):
             self.driver.manage_existing_get_size(None, {'source-name': 'nothing'})
         self.driver.manage_existing(volume('mine'), entries[0]['reference'])
         self.driver.delete_volume(volume('mine'))
+
+    def test_taking_in_a_file(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = folder + '/disk.raw'
+            with open(path, 'wb') as file:
+                file.write(b'first' * 1000)
+            reference = {'source-name': path}
+            with self.assertRaises(exception.ManageExistingInvalidReference):
+                self.driver.manage_existing_get_size(None, reference)
+            self.driver.configuration.values['voltree_manage_directories'] = [folder]
+            self.assertEqual(self.driver.manage_existing_get_size(None, reference), 1)
+            self.driver.manage_existing(volume('mine'), reference)
+            with open(path, 'rb') as file, open(self.driver.local_path(volume('mine')), 'rb') as disk:
+                self.assertEqual(disk.read(5000), file.read())
+            self.driver.delete_volume(volume('mine'))
 
     def test_groups(self):
         group = types.SimpleNamespace(id='group', consistent=True)

@@ -53,6 +53,28 @@ TEST_P(FileTest, DirectReadOfAFileThatEndsInsideABlock) {
   EXPECT_TRUE(back.holds(0, kPage + 777, 5) && back.holds(kPage + 777, 4 * kPage, 0));
 }
 
+// Hosts differ in whether they can; half of it is what none may do.
+TEST_P(FileTest, ARangeIsSharedOrNothingIs) {
+  const std::unique_ptr<File> source = open("source");
+  const std::unique_ptr<File> target = open("target", true);
+  Buffer data(4 * kPage, 5);
+  Buffer old(8 * kPage, 1);
+  ASSERT_TRUE(source->write_sync(data.span(), 0).ok());
+  ASSERT_TRUE(target->write_sync(old.span(), 0).ok());
+  const Status shared = target->clone_range_sync(*source, kPage, 2 * kPage, 4 * kPage);
+  EXPECT_TRUE(shared.ok() || shared.code() == Code::kNotSupported) << shared.message();
+  EXPECT_TRUE(shared.ok() || !is_sim());
+  // What the source becomes later is its own.
+  Buffer later(4 * kPage, 9);
+  ASSERT_TRUE(source->write_sync(later.span(), 0).ok());
+  ASSERT_TRUE(target->sync_sync().ok());
+  Buffer back(8 * kPage, 7);
+  ASSERT_TRUE(target->read_sync(back.span(), 0).ok());
+  EXPECT_TRUE(back.holds(0, 4 * kPage, 1));
+  EXPECT_TRUE(back.holds(4 * kPage, 6 * kPage, shared.ok() ? 5 : 1));
+  EXPECT_TRUE(back.holds(6 * kPage, 8 * kPage, 1));
+}
+
 TEST_P(FileTest, ABatchLargerThanTheRing) {
   const std::unique_ptr<File> file = open("f");
   constexpr std::size_t kRequests = 5000;

@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "driver/control/client.h"
 
@@ -52,15 +53,27 @@ std::string absolute_path(const std::string& path);
 // VOLUME@SNAPSHOT, or kInvalid saying what was expected.
 Result<NodeName> parse_snapshot_name(const std::string& text);
 
+struct DeleteCommandOptions {
+  std::vector<std::string> names;
+  std::string erase_policy;  // empty: the volume's, then the store's
+  bool wait = false;
+  bool snapshots = false;
+  bool force = false;
+};
+// Deletes them all, after looking whether all of them can be, and says so.
+Status delete_nodes(Cli& cli, const DeleteCommandOptions& options);
+
 // The groups; each adds its commands.
 void add_store_commands(CLI::App& app, Cli& cli);     // init check stats version
 void add_volume_commands(CLI::App& app, Cli& cli);    // create resize rename delete
 void add_list_commands(CLI::App& app, Cli& cli);      // list show tree
 void add_snapshot_commands(CLI::App& app, Cli& cli);  // snapshot clone revert diff
+void add_group_commands(CLI::App& app, Cli& cli);     // group
 void add_qos_commands(CLI::App& app, Cli& cli);       // qos
 void add_device_commands(CLI::App& app, Cli& cli);    // attach detach
 void add_nbd_commands(CLI::App& app, Cli& cli);       // nbd
 void add_image_commands(CLI::App& app, Cli& cli);     // import export
+void add_driver_commands(CLI::App& app, Cli& cli);    // manage unmanage driver
 void add_erase_commands(CLI::App& app, Cli& cli);     // erase
 void add_serve_command(CLI::App& app, Cli& cli);      // serve
 

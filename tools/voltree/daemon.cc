@@ -1,12 +1,16 @@
 #include "tools/voltree/daemon.h"
 
 #include <fcntl.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstddef>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <ctime>
 #include <utility>
 
@@ -96,6 +100,23 @@ Status Background::ready(std::string_view message, const std::string& log_path) 
 }
 
 void Background::failed(const Status& status) { report(status.exit_code(), status.message()); }
+
+void tell_service_manager(std::string_view state, std::string_view message) {
+  const char* path = std::getenv("NOTIFY_SOCKET");
+  if (path == nullptr) return;
+  const std::size_t length = std::strlen(path);
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (length == 0 || length >= sizeof address.sun_path) return;
+  std::memcpy(address.sun_path, path, length);
+  if (path[0] == '@') address.sun_path[0] = '\0';  // an abstract name
+  const int fd = ::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  if (fd < 0) return;
+  const std::string text = fmt::format("{}\nSTATUS={}\n", state, message);
+  (void)::sendto(fd, text.data(), text.size(), MSG_NOSIGNAL, reinterpret_cast<sockaddr*>(&address),
+                 static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + length));
+  ::close(fd);
+}
 
 void log_line(std::string_view text) {
   std::timespec now{};

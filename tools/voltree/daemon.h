@@ -32,6 +32,10 @@ class Background {
   int pipe_ = -1;
 };
 
+// "READY=1" and the like, with what there is to say, to who supervises services here
+// (sd_notify(3)); nothing when nobody does.
+void tell_service_manager(std::string_view state, std::string_view message);
+
 // "2026-03-01 14:05:09 text" on stderr.
 void log_line(std::string_view text);
 

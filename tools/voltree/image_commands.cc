@@ -1,6 +1,7 @@
 // import, export.
 #include "driver/images/image_export.h"
 #include "driver/images/image_import.h"
+#include "driver/images/stop_signals.h"
 #include "tools/voltree/command.h"
 #include "tools/voltree/output.h"
 
@@ -41,6 +42,7 @@ Status run_import(Cli& cli, const ImportCommandOptions& options) {
   if (!options.size_max.empty()) {
     VT_ASSIGN_OR_RETURN(import.size_max_bytes, parse_size(options.size_max));
   }
+  const StopSignals signals;
   VT_ASSIGN_OR_RETURN(Client * client, cli.client());
   std::optional<ProgressMeter> meter;
   if (!options.quiet) meter.emplace("importing " + options.name + ":");
@@ -49,10 +51,13 @@ Status run_import(Cli& cli, const ImportCommandOptions& options) {
   meter.reset();
   for (const std::string& warning : report.warnings) print_warning(warning);
   if (cli.json) {
-    print_json(report_json(options.name, report));
+    Json json = report_json(options.name, report);
+    json["shared_bytes"] = report.shared_bytes;
+    print_json(json);
   } else if (!options.quiet) {
-    print_line(fmt::format("imported {}, {}, {} of data", options.name,
-                           format_size(report.size_bytes), format_size(report.data_bytes)));
+    print_line(fmt::format("imported {}, {}, {} of data{}", options.name,
+                           format_size(report.size_bytes), format_size(report.data_bytes),
+                           report.shared_bytes == 0 ? "" : ", shared with the file"));
   }
   return {};
 }

@@ -84,6 +84,17 @@ Status run_list(Cli& cli, const ListOptions& options) {
   return options.attachments ? list_attachments(cli) : list_nodes(cli, options);
 }
 
+// "read_iops_sec=500, total_bytes_sec=104857600 (100.0 MiB)".
+std::string limits_of(const Json& node) {
+  const Json limits = node.value("limits", Json::object());
+  std::string all;
+  for (const std::string& key : qos_keys()) {
+    if (!limits.contains(key)) continue;
+    all += (all.empty() ? "" : ", ") + key + "=" + format_limit(key, number_of(limits, key));
+  }
+  return all.empty() ? "none" : all;
+}
+
 struct ShowOptions {
   std::string name;
 };
@@ -110,6 +121,7 @@ Status run_show(Cli& cli, const ShowOptions& options) {
   facts.add("origin", text_of(node, "origin").empty() ? "none" : text_of(node, "origin"));
   facts.add("children", children.empty() ? "none" : children);
   facts.add("ancestors", fmt::format("{}", number_of(node, "depth")));
+  if (text_of(node, "kind") == "volume") facts.add("limits", limits_of(node));
   facts.add("state", state_of(node).empty() ? "idle" : state_of(node));
   print(facts.str());
   return {};
@@ -161,6 +173,7 @@ void add_list_commands(CLI::App& app, Cli& cli) {
   auto show = std::make_shared<ShowOptions>();
   command = cli.add(app, "show", "Show everything about one volume or snapshot",
                     "  voltree show disk\n  voltree show disk@monday --json", show, run_show);
+  command->alias("info");
   command->add_option("NAME", show->name, "VOLUME or VOLUME@SNAPSHOT")->required();
 
   auto tree = std::make_shared<TreeOptions>();

@@ -31,11 +31,13 @@ void add_all(CLI::App& app, Cli& cli) {
   voltree::cli::add_volume_commands(app, cli);
   voltree::cli::add_list_commands(app, cli);
   voltree::cli::add_snapshot_commands(app, cli);
+  voltree::cli::add_group_commands(app, cli);
   voltree::cli::add_qos_commands(app, cli);
   voltree::cli::add_serve_command(app, cli);
   voltree::cli::add_device_commands(app, cli);
   voltree::cli::add_nbd_commands(app, cli);
   voltree::cli::add_image_commands(app, cli);
+  voltree::cli::add_driver_commands(app, cli);
   voltree::cli::add_erase_commands(app, cli);
 }
 

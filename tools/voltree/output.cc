@@ -87,6 +87,11 @@ std::string format_duration(std::uint64_t seconds) {
   return fmt::format("{}:{:02}:{:02}", hours, minutes, seconds % 60);
 }
 
+std::string format_limit(std::string_view key, std::uint64_t value) {
+  if (!qos_key_is_bytes(key)) return fmt::format("{}", value);
+  return fmt::format("{} ({})", value, format_size(value));
+}
+
 bool locale_is_utf8() { return std::string_view(::nl_langinfo(CODESET)) == "UTF-8"; }
 
 namespace {

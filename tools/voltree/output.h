@@ -52,6 +52,8 @@ void print_warning(std::string_view text);  // "voltree: warning: ..." to stderr
 std::size_t display_width(std::string_view text);
 std::string format_time(std::int64_t unix_ns);       // local: "2026-03-01 14:05:09"
 std::string format_duration(std::uint64_t seconds);  // "1:02:03", "0:42"
+// A limit of a volume's I/O, bytes in units, too: "104857600 (100.0 MiB)".
+std::string format_limit(std::string_view key, std::uint64_t value);
 // True when the locale's character set is UTF-8: box characters can be drawn.
 bool locale_is_utf8();
 

@@ -35,12 +35,6 @@ Status add_limit(const std::string& text, Json& params) {
   return {};
 }
 
-std::string shown(const std::string& key, const Json& value) {
-  const auto number = value.get<std::uint64_t>();
-  if (!qos_key_is_bytes(key)) return fmt::format("{}", number);
-  return fmt::format("{} ({})", number, format_size(number));
-}
-
 void print_limits(const Json& answer) {
   const Json limits = answer.value("limits", Json::object());
   if (limits.empty()) {
@@ -52,9 +46,9 @@ void print_limits(const Json& answer) {
   // In the order of the keys, and with what a limit by size comes to.
   for (const std::string& key : qos_keys()) {
     if (limits.contains(key)) {
-      facts.add(key, shown(key, limits[key]));
+      facts.add(key, format_limit(key, number_of(limits, key)));
     } else if (effective.contains(key)) {
-      facts.add(key, shown(key, effective[key]) + " by its size");
+      facts.add(key, format_limit(key, number_of(effective, key)) + " by its size");
     }
   }
   facts.add("waiting now", fmt::format("{}", number_of(answer, "waiting")));

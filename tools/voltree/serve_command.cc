@@ -273,7 +273,9 @@ Status serve_until_stopped(Background background, const std::string& directory,
     return status;
   }
   log_line(fmt::format("serving {}{}, version {}", directory, where, VOLTREE_VERSION));
+  tell_service_manager("READY=1", fmt::format("serving {}{}", directory, where));
   wait_for_the_end(daemon);
+  tell_service_manager("STOPPING=1", "stopping");
   status = stop(daemon);
   log_line(status.ok() ? "stopped" : fmt::format("stopped: {}", status.message()));
   return status;

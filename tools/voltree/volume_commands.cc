@@ -73,14 +73,6 @@ Status run_rename(Cli& cli, const RenameOptions& options) {
   return {};
 }
 
-struct DeleteCommandOptions {
-  std::vector<std::string> names;
-  std::string erase_policy;
-  bool wait = false;
-  bool snapshots = false;
-  bool force = false;
-};
-
 // Before the first of several is deleted: a name that is wrong or in use must not leave half of the
 // work done.
 Status check_deletable(Cli& cli, const DeleteCommandOptions& options) {
@@ -117,7 +109,9 @@ Status wait_for_erase(Cli& cli, const Json& deleted) {
   return {};
 }
 
-Status run_delete(Cli& cli, const DeleteCommandOptions& options) {
+}  // namespace
+
+Status delete_nodes(Cli& cli, const DeleteCommandOptions& options) {
   if (!options.erase_policy.empty()) {
     VT_RETURN_IF_ERROR(parse_erase_policy(options.erase_policy).status());
   }
@@ -151,8 +145,6 @@ Status run_delete(Cli& cli, const DeleteCommandOptions& options) {
   }
   return {};
 }
-
-}  // namespace
 
 void add_volume_commands(CLI::App& app, Cli& cli) {
   auto create = std::make_shared<CreateOptions>();
@@ -189,7 +181,7 @@ void add_volume_commands(CLI::App& app, Cli& cli) {
       cli.add(app, "delete", "Delete volumes and snapshots, in any order, and erase their data",
               "  voltree delete disk@monday\n"
               "  voltree delete disk copy --snapshots --wait",
-              remove, run_delete);
+              remove, delete_nodes);
   command->add_option("NAME", remove->names, "VOLUME or VOLUME@SNAPSHOT")->required();
   command->add_flag("--wait", remove->wait, "Return when the bytes are gone");
   command->add_flag("--snapshots", remove->snapshots, "The volumes' snapshots, too");

@@ -1,0 +1,200 @@
+#!/usr/bin/env bash
+# Files that become volumes without a copy where the file system shares blocks (btrfs, XFS), with one where it does
+# not (ext4); and which files Cinder may take in.
+# Usage: share.sh VOLTREE-BINARY
+# shellcheck source=tests/integration/lib.sh
+source "$(dirname "$0")/lib.sh" "$1"
+need_fuse
+need_loop
+command -v python3 >/dev/null || skip "this needs python3"
+
+tried=0 host=$work/host
+export VOLTREE_STORE=$host/store
+mkdir "$host"
+
+host_filesystem() { # host_filesystem TYPE: a file system of this host, on $host
+  command -v mkfs."$1" >/dev/null || { echo "$1: skipped, there is no mkfs.$1 here"; return 1; }
+  modprobe -q "$1" 2>/dev/null || true
+  grep -qw "$1" /proc/filesystems || { echo "$1: skipped, this kernel has none"; return 1; }
+  rm -f "$work/disk" "$work/disk.copy"
+  truncate -s 2G "$work/disk"
+  case $1 in
+    xfs) mkfs.xfs -q -m reflink=1 "$work/disk" ;;
+    *) mkfs."$1" -q "$work/disk" >/dev/null ;;
+  esac
+  mount -o loop "$work/disk" "$host"
+}
+
+used_bytes() { # of the host's file system
+  sync -f "$host"
+  df -B1 --output=used "$host" | tail -1 | tr -d ' '
+}
+
+json() { # json EXPRESSION voltree-arguments...
+  local expression=$1
+  shift
+  "$voltree" "$@" --json | python3 -c "import json,sys; a=json.load(sys.stdin); print($expression)"
+}
+
+exported_sum() { "$voltree" export "$1" - --quiet | head -c "$2" | sha256sum | cut -d' ' -f1; }
+
+# 32 MiB of data, a hole, 16 MiB, and an end inside a block.
+data_bytes=$((48 << 20)) file_bytes=$(((64 << 20) + 777))
+make_source() {
+  head -c $((32 << 20)) /dev/urandom >"$1"
+  truncate -s $((48 << 20)) "$1"
+  head -c $(((16 << 20) + 777)) /dev/urandom >>"$1"
+}
+
+take_in() { # take_in TYPE NAME: with the daemon or without, as it is now
+  local name=$2 sum before after shared
+  sum=$(sha256sum "$host/source" | cut -d' ' -f1)
+  before=$(used_bytes)
+  shared=$(json 'a["shared_bytes"]' import "$host/source" "$name" --sha256 "$sum") || fail "$1: import"
+  after=$(used_bytes)
+  if [[ $1 == ext4 ]]; then
+    is "$1: nothing is shared" 0 "$shared"
+    ((after - before >= data_bytes)) || fail "$1: $((after - before)) bytes are too few for a copy"
+  else
+    is "$1: whole blocks are shared" $((64 << 20)) "$shared"
+    ((after - before < data_bytes / 4)) || fail "$1: $((after - before)) bytes more are used: no sharing"
+  fi
+  is "$1: the volume is the file" "$sum" "$(exported_sum "$name" $file_bytes)"
+  is "$1: its holes are holes" "$((data_bytes + 4096))" "$(json 'a["usage"]["referenced_bytes"]' show "$name")"
+  if "$voltree" import "$host/source" wrong --sha256 "$(printf '0%.0s' {1..64})" >/dev/null 2>&1; then
+    fail "$1: the sum of another file"
+  fi
+  is "$1: it left nothing" 0 "$(json 'sum("wrong" in n["name"] for n in a["nodes"])' list)"
+}
+
+# The disk below the host's file system, as it is at one moment: what a power failure leaves. (A copy that equals the
+# disk when it is done was not overtaken by a write.)
+copy_disk() {
+  local i
+  for i in {1..50}; do
+    cp --sparse=always "$work/disk" "$work/disk.copy"
+    cmp -s "$work/disk" "$work/disk.copy" && return 0
+  done
+  die "the disk does not come to rest in $i copies"
+}
+
+# What was on the disk when the import returned, and nothing of what was in memory, has all of the volume.
+after_the_power_failed() { # after_the_power_failed TYPE SUM
+  local boots i=0
+  "$voltree" import "$host/source" last --quiet
+  copy_disk
+  kill_daemon
+  # Its ring lets go of the files after it is gone.
+  until umount "$host" 2>/dev/null; do
+    ((++i < 300)) || die "$1: $host stays in use"
+    sleep 0.1
+  done
+  mount -o loop "$work/disk.copy" "$host"
+  boots=$(python3 -c 'import sqlite3, sys
+with sqlite3.connect(sys.argv[1]) as catalog:
+    print(catalog.execute("update setting set value = ? where key = ?", ("another", "boot_id")).rowcount)' \
+    "$VOLTREE_STORE/catalog.db")
+  is "$1: the catalog has one boot" 1 "$boots"
+  start_daemon --allow-other
+  is "$1: after the power failed" "$2" "$(exported_sum last $file_bytes)"
+  check "$1: every checksum after that" "$voltree" check --data
+  check "$1: delete it" "$voltree" delete last
+}
+
+# Neither sees what is written to the other.
+apart() { # apart TYPE
+  local sum
+  sum=$(exported_sum first $file_bytes)
+  dd if=/dev/urandom of="$host/source" bs=1M count=8 conv=notrunc,fsync status=none
+  is "$1: the file's changes are not the volume's" "$sum" "$(exported_sum first $file_bytes)"
+  sum=$(sha256sum "$host/source")
+  dd if=/dev/urandom of="$work/mnt/volumes/first" bs=1M seek=16 count=8 conv=notrunc,fsync status=none
+  is "$1: nor the other way" "$sum" "$(sha256sum "$host/source")"
+}
+
+manage() { # manage PATH DIRECTORIES: what Cinder is told: the size, or the exception
+  python3 - "$VOLTREE_STORE/run/control.sock" "$@" <<'END'
+import json, socket, sys
+where, path, directories = sys.argv[1:]
+
+def call(verb, **arguments):
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(where)
+        request = {'jsonrpc': '2.0', 'id': 1, 'method': 'driver.call', 'params': {
+            'call': verb, 'arguments': dict(arguments, existing_ref={'source-name': path}),
+            'configuration': {'manage_directories': directories.split(), 'free_min_bytes': 0}}}
+        connection.sendall(json.dumps(request).encode() + b'\n')
+        return json.loads(connection.makefile().readline())['result']
+
+size = call('manage_existing_get_size')
+made = call('manage_existing', volume={'name': 'volume-1', 'id': '1', 'size': size.get('answer') or 0})
+assert made.get('exception') == size.get('exception') or 'answer' in size, (size, made)
+print(made.get('exception') or size['answer'])
+END
+}
+
+refused=ManageExistingInvalidReference
+what_cinder_may_take() { # what_cinder_may_take TYPE
+  mkdir "$host/in" "$host/out"
+  cp --reflink=auto "$host/source" "$host/in/file"
+  cp --reflink=auto "$host/source" "$host/out/file"
+  ln -s "$host/out/file" "$host/in/outwards"
+  ln -s "$host/in/file" "$host/out/inwards"
+  ln -s "$host/in" "$host/linked"
+  : >"$host/in/empty"
+  mkfifo "$host/in/fifo"
+  printf 'QFI\373\0\0\0\3' >"$host/in/qcow2"
+  truncate -s 1M "$host/in/qcow2"
+  local path
+  for path in "$host/in/outwards" "$host/out/file" "$host/in/../out/file" "$host/in/empty" "$host/in/fifo" "$host/in" \
+    "$host/in/nothing" "$host/in/qcow2" /dev/null /etc/passwd; do
+    is "$1: $path" $refused "$(manage "$path" "$host/in")"
+  done
+  is "$1: no directory" $refused "$(manage "$host/in/file" "")"
+  is "$1: a name that only begins alike" $refused "$(manage "$host/in/file" "$host/i")"
+  local layer
+  layer=$(find "$VOLTREE_STORE/layers" -type f ! -name '*.sum' | head -1)
+  is "$1: a part of the store" $refused "$(manage "$layer" "$host")"
+  is "$1: a volume's file" $refused "$(manage "$work/mnt/volumes/first" "$work /")"
+  is "$1: nothing was made" 0 "$(json 'sum("volume-1" in n["name"] for n in a["nodes"])' list)"
+
+  local before after
+  before=$(used_bytes)
+  is "$1: a file, by a link from elsewhere" 1 "$(manage "$host/out/inwards" "/nowhere $host/linked")"
+  after=$(used_bytes)
+  [[ $1 == ext4 ]] || ((after - before < data_bytes / 4)) || fail "$1: manage copied $((after - before)) bytes"
+  is "$1: whole GiB" $((1 << 30)) "$(json 'a["size_bytes"]' show volume-1)"
+  is "$1: what Cinder took in" "$(sha256sum <"$host/in/file")" \
+    "$(head -c $file_bytes "$work/mnt/volumes/volume-1" | sha256sum)"
+  is "$1: and again" 1 "$(manage "$host/in/file" "$host/in")"
+}
+
+try_host() { # try_host TYPE
+  host_filesystem "$1" || return 0
+  tried=$((tried + 1))
+  local start=$SECONDS sum
+  make_source "$host/source"
+  "$voltree" init >/dev/null
+  take_in "$1" embedded
+  start_daemon --allow-other
+  take_in "$1" first
+  sum=$(exported_sum first $file_bytes)
+  kill_daemon
+  start_daemon --allow-other
+  is "$1: after the daemon died" "$sum" "$(exported_sum first $file_bytes)"
+  after_the_power_failed "$1" "$sum"
+  apart "$1"
+  what_cinder_may_take "$1"
+  check "$1: the store is sound" "$voltree" check --data
+  sum=$(sha256sum "$host/source")
+  check "$1: delete everything" "$voltree" delete embedded first volume-1 --wait
+  is "$1: the file is left" "$sum" "$(sha256sum "$host/source")"
+  is "$1: files of layers" 0 "$(find "$VOLTREE_STORE/layers" -type f | wc -l)"
+  stop_daemon
+  umount "$host"
+  echo "$1: $((SECONDS - start)) s"
+}
+
+for type in btrfs xfs ext4; do try_host $type; done
+((tried)) || skip "none of the file systems is here"
+finish
