@@ -15,12 +15,6 @@ constexpr std::array<std::string_view, 7> kIdKinds = {"volume", "node",        "
                                                       "item",   "certificate", "attachment"};
 constexpr std::uint64_t kLayerIdMax = UINT32_MAX;
 
-std::string parent_folder(const std::string& path) {
-  const std::size_t slash = path.rfind('/');
-  if (slash == std::string::npos) return ".";
-  return slash == 0 ? "/" : path.substr(0, slash);
-}
-
 Status remove_if_present(FileSystem& fs, const std::string& path) {
   Status status = fs.unlink(path);
   return status.code() == Code::kNotFound ? Status() : status;

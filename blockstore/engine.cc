@@ -56,7 +56,10 @@ void Engine::fail(const Status& cause) {
 
 Status Engine::make_reserve(FileSystem& fs, const std::string& directory) {
   VT_ASSIGN_OR_RETURN(auto file, fs.open(reserve_path(directory), {.create = true}));
-  return file->allocate_sync(0, kReserveBytes);
+  VT_ASSIGN_OR_RETURN(const std::uint64_t allocated_bytes, file->allocated_bytes());
+  if (allocated_bytes >= kReserveBytes) return {};
+  VT_RETURN_IF_ERROR(file->allocate_sync(0, kReserveBytes));
+  return file->sync_sync();  // a reserve that a power loss takes away is none
 }
 
 Task<Status> Engine::commit_freeing(Catalog::Change change) {
@@ -173,7 +176,15 @@ Task<Status> Engine::settle(Layer& layer, Gate* write_gate) {
   LayerRow row = row_of(layer, runtime_.wall_now().count());
   {
     const std::lock_guard lock(layer.mutex);
-    const Layer::State& state = layer.state;
+    Layer::State& state = layer.state;
+    // Where a discard or a write is not flushed yet, the sums are ahead of the catalog's index, and
+    // only the mark lets recovery set them right.
+    for_each_difference(state.durable_index, state.index, [&state](const BlockRange& range) {
+      for (std::uint64_t region = range.first / kRegionBlocks;
+           region <= (range.end() - 1) / kRegionBlocks; ++region) {
+        if (state.settling_regions.erase(region) != 0) state.dirty_regions.insert(region);
+      }
+    });
     regions.assign(state.settling_regions.begin(), state.settling_regions.end());
     row.unsettled = !state.pending_regions.empty() || !state.dirty_regions.empty() ||
                     state.needs_sync || write_gate != nullptr;

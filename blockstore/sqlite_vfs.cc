@@ -32,12 +32,6 @@ namespace {
 constexpr int kSectorBytes = 4096;
 constexpr int kPathMaxBytes = 4096;
 
-std::string parent_folder(const std::string& path) {
-  const std::size_t slash = path.rfind('/');
-  if (slash == std::string::npos) return ".";
-  return slash == 0 ? "/" : path.substr(0, slash);
-}
-
 // What we keep of an open file; SQLite's sqlite3_file only points to it.
 struct OpenFile {
   SqliteVfs::Impl& vfs;

@@ -44,7 +44,10 @@ Status check_empty(FileSystem& fs, const std::string& directory) {
 Status Store::create(Runtime& runtime, const std::string& directory, StoreCreateOptions options) {
   FileSystem& fs = runtime.fs();
   VT_ASSIGN_OR_RETURN(const bool there, fs.exists(directory));
-  if (!there) VT_RETURN_IF_ERROR(fs.make_dir(directory));
+  if (!there) {
+    VT_RETURN_IF_ERROR(fs.make_dir(directory));
+    VT_RETURN_IF_ERROR(fs.sync_dir(parent_folder(directory)));
+  }
   VT_RETURN_IF_ERROR(check_empty(fs, directory));
   VT_ASSIGN_OR_RETURN(const FsInfo info, fs.info(directory));
   if (!info.sparse_files) {

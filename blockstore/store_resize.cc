@@ -237,6 +237,7 @@ Task<Status> Store::resize(std::string name, std::uint64_t size_bytes, bool shri
 Task<Status> StoreCore::grow(NodeId id, std::uint64_t size_bytes) {
   VT_CO_ASSIGN_OR_RETURN(const std::shared_ptr<Volume> volume, co_await open_node(id));
   const std::uint64_t old_bytes = volume->size_bytes();
+  bool zeroed = false;
   if (old_bytes % kBlockBytes != 0 && volume->map().at(old_bytes / kBlockBytes) != kNoLayer) {
     // What the last block holds beyond the old end is nobody's: it reads as zeros from now on.
     const BlockRange last{old_bytes / kBlockBytes, 1};
@@ -246,7 +247,10 @@ Task<Status> StoreCore::grow(NodeId id, std::uint64_t size_bytes) {
     const auto tail = buffer.span().subspan(old_bytes % kBlockBytes);
     std::fill(tail.begin(), tail.end(), std::byte{0});
     VT_CO_RETURN_IF_ERROR(co_await volume->write_blocks_locked(last, buffer.data()));
+    zeroed = true;
   }
+  // Before the new size is durable: a power loss must not bring the old bytes back behind it.
+  if (zeroed) VT_CO_RETURN_IF_ERROR(co_await volume->flush());
   Change change;
   std::optional<LayerRow> layer_row;
   {
@@ -259,6 +263,13 @@ Task<Status> StoreCore::grow(NodeId id, std::uint64_t size_bytes) {
           [&active, size_bytes] { return active->grow(size_bytes); });
       if (!grown.ok()) co_return grown.status();
       if (*grown) {
+        // The row must not be on the disk before the file is as long as it says.
+        const Status synced = co_await engine.runtime().run_blocking(
+            [&active] { return active->file(true).sync_sync(); });
+        if (!synced.ok()) {
+          engine.fail(synced);
+          co_return synced;
+        }
         layer_row = row_of(*active, engine.runtime().wall_now().count());
       } else {
         volume->retire_active_layer();

@@ -4,6 +4,12 @@
 
 namespace voltree {
 
+std::string parent_folder(const std::string& path) {
+  const std::size_t slash = path.rfind('/');
+  if (slash == std::string::npos) return ".";
+  return slash == 0 ? "/" : path.substr(0, slash);
+}
+
 Status File::clone_range_sync(File& /*source*/, std::uint64_t /*source_offset_bytes*/,
                               std::uint64_t /*length_bytes*/, std::uint64_t /*offset_bytes*/) {
   return error(Code::kNotSupported, "files of this kind share no space");

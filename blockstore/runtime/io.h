@@ -172,6 +172,9 @@ struct FsInfo {
   bool copy_on_write = false;  // overwriting does not overwrite: btrfs, bcachefs, ZFS
 };
 
+// The folder that holds `path`; "." for a bare name.
+std::string parent_folder(const std::string& path);
+
 // Paths are absolute, or relative to the process's folder. Every call may block.
 class FileSystem {
  public:

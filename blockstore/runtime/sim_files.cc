@@ -47,6 +47,7 @@ void SimFile::submit(IoRequest& request) {
 
 Status SimFile::read_sync(std::span<std::byte> out, std::uint64_t offset_bytes) {
   VT_RETURN_IF_ERROR(check_direct(out.data(), offset_bytes, out.size()));
+  VT_RETURN_IF_ERROR(runtime_.world_.check_read(*inode_));
   inode_->read(out, offset_bytes);
   return {};
 }
@@ -56,7 +57,10 @@ Status SimFile::write_sync(std::span<const std::byte> data, std::uint64_t offset
   return change({SimMutation::Kind::kWrite, offset_bytes, data.size(), data.data()});
 }
 
-Status SimFile::sync_sync() { return {}; }
+Status SimFile::sync_sync() {
+  const Status status = runtime_.world_.sync(*inode_, 0, 0);
+  return status.with_context(path_);
+}
 
 Status SimFile::truncate(std::uint64_t size_bytes) {
   return change({SimMutation::Kind::kTruncate, size_bytes});
@@ -119,7 +123,9 @@ Status SimMappedFile::populate_sync(std::uint64_t offset_bytes, std::uint64_t le
 }
 
 Status SimMappedFile::sync_sync(std::uint64_t offset_bytes, std::uint64_t length_bytes) {
-  return check_range(offset_bytes, length_bytes);
+  VT_RETURN_IF_ERROR(check_range(offset_bytes, length_bytes));
+  if (length_bytes == 0) return {};
+  return runtime_.world_.sync(*inode_, offset_bytes, length_bytes).with_context(path_);
 }
 
 Status SimMappedFile::punch_sync(std::uint64_t offset_bytes, std::uint64_t length_bytes) {

@@ -108,8 +108,7 @@ class SimRuntime::SimFileSystem final : public FileSystem {
     return world().list(SimWorld::normal(path));
   }
   Status sync_dir(const std::string& path) override {
-    if (world().is_dir(SimWorld::normal(path))) return {};
-    return error(Code::kNotFound, "{}: no such folder", path);
+    return world().sync_dir(SimWorld::normal(path));
   }
   Result<FsInfo> info(const std::string& path) override {
     if (!world().is_dir(SimWorld::normal(path))) {

@@ -37,7 +37,7 @@ SimInode::~SimInode() {
 std::byte* SimInode::bytes_of(std::uint64_t page) {
   if ((page + 1) * kPage <= region_bytes_) return region_ + page * kPage;
   const auto found = pages_.find(page);
-  return found == pages_.end() ? nullptr : found->second.own->data();
+  return found == pages_.end() || !found->second.own ? nullptr : found->second.own->data();
 }
 
 void SimInode::read(std::span<std::byte> out, std::uint64_t offset_bytes) const {
@@ -49,7 +49,9 @@ void SimInode::read(std::span<std::byte> out, std::uint64_t offset_bytes) const 
     if ((page + 1) * kPage <= region_bytes_) {
       std::memcpy(out.data() + done, region_ + page * kPage + inside, count);
     } else if (const auto found = pages_.find(page); found != pages_.end()) {
-      std::memcpy(out.data() + done, found->second.own->data() + inside, count);
+      if (found->second.own) {
+        std::memcpy(out.data() + done, found->second.own->data() + inside, count);
+      }
     }
   });
 }
@@ -83,7 +85,9 @@ Status SimInode::map(std::uint64_t reserve_bytes) {
     auto* const region = static_cast<std::byte*>(range);
     for (auto& [number, page] : pages_) {
       if ((number + 1) * kPage > wanted) break;
-      std::memcpy(region + number * kPage, bytes_of(number), kPage);
+      if (const std::byte* const bytes = bytes_of(number)) {
+        std::memcpy(region + number * kPage, bytes, kPage);
+      }
       page.own.reset();
     }
     if (region_ != nullptr) ::munmap(region_, region_bytes_);
@@ -97,11 +101,16 @@ Status SimInode::map(std::uint64_t reserve_bytes) {
 SimInode::Page& SimInode::make_page(std::uint64_t number) {
   const auto [at, fresh] = pages_.try_emplace(number);
   Page& page = at->second;
-  if (fresh) {
-    ++*used_pages_;
-    if ((number + 1) * kPage > region_bytes_) page.own = std::make_unique<PageBytes>();
-  }
+  if (fresh) ++*used_pages_;
   return page;
+}
+
+std::byte* SimInode::make_bytes(std::uint64_t number) {
+  Page& page = make_page(number);
+  page.written = true;
+  if ((number + 1) * kPage <= region_bytes_) return region_ + number * kPage;
+  if (!page.own) page.own = std::make_unique<PageBytes>();
+  return page.own->data();
 }
 
 std::uint64_t SimInode::missing_pages(std::uint64_t offset_bytes,
@@ -115,8 +124,7 @@ std::uint64_t SimInode::missing_pages(std::uint64_t offset_bytes,
 
 void SimInode::write(std::span<const std::byte> data, std::uint64_t offset_bytes) {
   for_each_page(offset_bytes, data.size(), [&](auto number, auto inside, auto done, auto count) {
-    make_page(number).written = true;
-    std::memcpy(bytes_of(number) + inside, data.data() + done, count);
+    std::memcpy(make_bytes(number) + inside, data.data() + done, count);
   });
   if (!data.empty()) size_bytes_ = std::max(size_bytes_, offset_bytes + data.size());
 }
@@ -175,6 +183,32 @@ void SimInode::truncate(std::uint64_t size_bytes) {
   size_bytes_ = size_bytes;
 }
 
+void SimInode::restore_page(std::uint64_t page, const std::byte* bytes, bool written) {
+  if (bytes != nullptr) std::memcpy(make_bytes(page), bytes, kPage);
+  make_page(page).written = written;
+}
+
+void SimInode::log_stores(SimLog& log) {
+  for (const std::uint64_t page : cached_) {
+    const std::byte* const now = region_ + page * kPage;
+    std::unique_ptr<PageBytes>& seen = seen_[page];
+    if (!seen) seen = std::make_unique<PageBytes>(PageBytes{});
+    if (std::memcmp(seen->data(), now, kPage) == 0) continue;
+    std::memcpy(seen->data(), now, kPage);
+    log.push_back(
+        {SimEvent::Kind::kMappedPage, id_, page * kPage, kPage, {now, now + kPage}, {}, {}});
+  }
+}
+
+void SimInode::forget_stores(std::uint64_t offset_bytes, std::uint64_t length_bytes) {
+  for_each_page(offset_bytes, length_bytes, [&](auto page, auto, auto, auto) {
+    if ((page + 1) * kPage > region_bytes_) return;
+    std::unique_ptr<PageBytes>& seen = seen_[page];
+    if (!seen) seen = std::make_unique<PageBytes>();
+    std::memcpy(seen->data(), region_ + page * kPage, kPage);
+  });
+}
+
 SimWorld::SimWorld(SimWorldOptions options) : options_(options), dirs_{"/", "."} {}
 
 std::string SimWorld::normal(const std::string& path) {
@@ -183,8 +217,51 @@ std::string SimWorld::normal(const std::string& path) {
   return out.empty() ? "." : out;
 }
 
+Status SimWorld::fault(SimAct act, const std::string& path) const {
+  return fault_ ? fault_(act, path) : Status();
+}
+
+std::string SimWorld::path_of(const SimInode& inode) const {
+  for (const auto& [path, there] : files_) {
+    if (there.get() == &inode) return path;
+  }
+  return "(unlinked)";
+}
+
+Status SimWorld::check_read(const SimInode& inode) const {
+  return fault_ ? fault_(SimAct::kRead, path_of(inode)) : Status();
+}
+
+void SimWorld::log_stores() {
+  if (log_ == nullptr) return;
+  for (const auto& [path, inode] : files_) {
+    if (!inode->cached_.empty()) inode->log_stores(*log_);
+  }
+}
+
+Status SimWorld::sync(SimInode& inode, std::uint64_t offset_bytes, std::uint64_t length_bytes) {
+  log_stores();
+  Status status = fault_ ? fault(SimAct::kSync, path_of(inode)) : Status();
+  if (log_ != nullptr) {
+    const auto kind = !status.ok()        ? SimEvent::Kind::kSyncFailed
+                      : length_bytes == 0 ? SimEvent::Kind::kSyncFile
+                                          : SimEvent::Kind::kSyncRange;
+    log_->push_back({kind, inode.id(), offset_bytes, length_bytes, {}, {}, {}});
+  }
+  return status;
+}
+
+Status SimWorld::sync_dir(const std::string& path) {
+  log_stores();
+  VT_RETURN_IF_ERROR(fault(SimAct::kSyncDir, path));
+  if (!dirs_.contains(path)) return error(Code::kNotFound, "{}: no such folder", path);
+  if (log_ != nullptr) log_->push_back({SimEvent::Kind::kSyncDir, 0, 0, 0, {}, path, {}});
+  return {};
+}
+
 Status SimWorld::apply(SimInode& inode, const SimMutation& mutation) {
   using Kind = SimMutation::Kind;
+  if (fault_) VT_RETURN_IF_ERROR(fault(SimAct::kChange, path_of(inode)));
   const std::uint64_t offset = mutation.offset_bytes;
   const std::uint64_t length = mutation.length_bytes;
   if (offset > options_.file_size_max_bytes || length > options_.file_size_max_bytes - offset) {
@@ -199,6 +276,13 @@ Status SimWorld::apply(SimInode& inode, const SimMutation& mutation) {
     if (wanted != 0 && (*used_pages_ > capacity || wanted > capacity - *used_pages_)) {
       return error(Code::kNoSpace, "simulator: {} pages do not fit", wanted);
     }
+  }
+  log_stores();
+  if (log_ != nullptr) {
+    SimEvent event{
+        static_cast<SimEvent::Kind>(mutation.kind), inode.id(), offset, length, {}, {}, {}};
+    if (mutation.data != nullptr) event.data.assign(mutation.data, mutation.data + length);
+    log_->push_back(std::move(event));
   }
   switch (mutation.kind) {
     case Kind::kWrite:
@@ -215,6 +299,11 @@ Status SimWorld::apply(SimInode& inode, const SimMutation& mutation) {
       inode.truncate(offset);
       break;
   }
+  if (log_ != nullptr && inode.region() != nullptr) {
+    inode.forget_stores(offset, mutation.kind == Kind::kTruncate
+                                    ? inode.region_bytes_ - std::min(offset, inode.region_bytes_)
+                                    : length);
+  }
   return {};
 }
 
@@ -225,13 +314,36 @@ Status SimWorld::check_parent(const std::string& path) const {
 }
 
 Status SimWorld::apply_name(const SimNameMutation& mutation) {
+  VT_RETURN_IF_ERROR(fault(SimAct::kChangeName, mutation.path));
+  log_stores();
+  VT_RETURN_IF_ERROR(change_name(mutation));
+  if (log_ == nullptr) return {};
+  using Kind = SimNameMutation::Kind;
+  constexpr SimEvent::Kind kKinds[] = {SimEvent::Kind::kCreate, SimEvent::Kind::kUnlink,
+                                       SimEvent::Kind::kRename, SimEvent::Kind::kMakeDir};
+  SimEvent event{
+      kKinds[static_cast<std::size_t>(mutation.kind)], 0, 0, 0, {}, mutation.path, mutation.to};
+  const auto there = files_.find(mutation.kind == Kind::kRename ? mutation.to : mutation.path);
+  if (there != files_.end()) event.inode = there->second->id();
+  log_->push_back(std::move(event));
+  return {};
+}
+
+std::shared_ptr<SimInode> SimWorld::restore_file(const std::string& path, std::uint32_t id) {
+  auto inode = std::make_shared<SimInode>(used_pages_, id);
+  next_inode_ = std::max(next_inode_, id + 1);
+  files_[path] = inode;
+  return inode;
+}
+
+Status SimWorld::change_name(const SimNameMutation& mutation) {
   using Kind = SimNameMutation::Kind;
   const std::string& path = mutation.path;
   switch (mutation.kind) {
     case Kind::kCreate:
       VT_RETURN_IF_ERROR(check_parent(path));
       assert(!files_.contains(path) && !dirs_.contains(path));
-      files_.emplace(path, std::make_shared<SimInode>(used_pages_));
+      files_.emplace(path, std::make_shared<SimInode>(used_pages_, next_inode_++));
       return {};
     case Kind::kUnlink:
       if (dirs_.contains(path)) return error(Code::kIoError, "{}: is a folder", path);

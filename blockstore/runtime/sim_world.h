@@ -9,6 +9,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <limits>
 #include <map>
 #include <memory>
@@ -18,6 +19,7 @@
 #include <vector>
 
 #include "blockstore/base/status.h"
+#include "blockstore/runtime/sim_log.h"
 
 namespace voltree {
 
@@ -34,12 +36,13 @@ class SimInode {
   static constexpr std::uint64_t kPageBytes = 4096;
 
   // `used_pages` counts the pages of all files of the world.
-  explicit SimInode(std::shared_ptr<std::uint64_t> used_pages)
-      : used_pages_(std::move(used_pages)) {}
+  SimInode(std::shared_ptr<std::uint64_t> used_pages, std::uint32_t id)
+      : used_pages_(std::move(used_pages)), id_(id) {}
   SimInode(const SimInode&) = delete;
   SimInode& operator=(const SimInode&) = delete;
   ~SimInode();
 
+  std::uint32_t id() const { return id_; }
   std::uint64_t size_bytes() const { return size_bytes_; }
   std::uint64_t allocated_bytes() const { return pages_.size() * kPageBytes; }
   void read(std::span<std::byte> out, std::uint64_t offset_bytes) const;  // zeros past the end
@@ -58,24 +61,35 @@ class SimInode {
   void set_cached(std::uint64_t page) { cached_.insert(page); }
   void drop_cache() { cached_.clear(); }
 
+  // As it is on a disk from which a machine starts (SimImage). `bytes` null: zeros.
+  void restore_page(std::uint64_t page, const std::byte* bytes, bool written);
+  void restore_size(std::uint64_t size_bytes) { size_bytes_ = size_bytes; }
+
  private:
   friend class SimWorld;
   using PageBytes = std::array<std::byte, kPageBytes>;
   struct Page {
-    std::unique_ptr<PageBytes> own;  // null: in the region
+    std::unique_ptr<PageBytes> own;  // null: in the region, or zeros
     bool written = false;            // false: reserved only, which seek_data calls a hole
   };
 
   std::byte* bytes_of(std::uint64_t page);
   Page& make_page(std::uint64_t page);
+  std::byte* make_bytes(std::uint64_t page);  // written from now on
   std::uint64_t missing_pages(std::uint64_t offset_bytes, std::uint64_t length_bytes) const;
   void write(std::span<const std::byte> data, std::uint64_t offset_bytes);
   void allocate(std::uint64_t offset_bytes, std::uint64_t length_bytes, bool as_written);
   void punch(std::uint64_t offset_bytes, std::uint64_t length_bytes);
   void drop_page(std::uint64_t page);
   void truncate(std::uint64_t size_bytes);
+  // Logs each cached page that differs from what was seen of it last.
+  void log_stores(SimLog& log);
+  // Cached pages of the range are as they should be: their change is logged as another event.
+  void forget_stores(std::uint64_t offset_bytes, std::uint64_t length_bytes);
 
   std::shared_ptr<std::uint64_t> used_pages_;
+  const std::uint32_t id_;
+  std::map<std::uint64_t, std::unique_ptr<PageBytes>> seen_;  // of cached pages
   std::uint64_t size_bytes_ = 0;
   std::map<std::uint64_t, Page> pages_;
   std::set<std::uint64_t> cached_;
@@ -107,15 +121,34 @@ struct SimNameMutation {
   std::string to;  // kRename
 };
 
+// What is about to be done to a file, for whoever makes it fail.
+enum class SimAct : std::uint8_t { kRead, kChange, kChangeName, kSync, kSyncDir };
+
 // Not thread-safe: a simulation has one thread. It must outlive its runtimes.
 class SimWorld {
  public:
+  // Asked before each act; an error is the act's, which then does nothing. For a sync that means
+  // more: what it should have covered is lost to the disk, and no later sync brings it back.
+  using Fault = std::function<Status(SimAct act, const std::string& path)>;
+
   explicit SimWorld(SimWorldOptions options = {});
 
   // The one place where a file changes; all or nothing.
   Status apply(SimInode& inode, const SimMutation& mutation);
   // The one place where names change.
   Status apply_name(const SimNameMutation& mutation);
+  // The one place where anything is made durable. `length_bytes` 0: the whole file.
+  Status sync(SimInode& inode, std::uint64_t offset_bytes, std::uint64_t length_bytes);
+  Status sync_dir(const std::string& path);
+  // Before a read.
+  Status check_read(const SimInode& inode) const;
+
+  // From now on all is logged, until nullptr. What is there already counts as durable, but is not
+  // in the log: begin with an empty world to have it whole.
+  void record(SimLog* log) { log_ = log; }
+  // Logs what was stored through mappings so far.
+  void log_stores();
+  void set_fault(Fault fault) { fault_ = std::move(fault); }
 
   Result<std::shared_ptr<SimInode>> find(const std::string& path) const;
   bool is_dir(const std::string& path) const;
@@ -130,17 +163,28 @@ class SimWorld {
   void reboot();
   std::uint64_t boot_count() const { return boot_count_; }
 
+  // Of SimImage.
+  void restore_dir(const std::string& path) { dirs_.insert(path); }
+  std::shared_ptr<SimInode> restore_file(const std::string& path, std::uint32_t inode);
+  void set_boot_count(std::uint64_t boot_count) { boot_count_ = boot_count; }
+
   // "a//b/./c/" and "a/b/c" are one path.
   static std::string normal(const std::string& path);
 
  private:
   Status check_parent(const std::string& path) const;
+  Status change_name(const SimNameMutation& mutation);
+  Status fault(SimAct act, const std::string& path) const;
+  std::string path_of(const SimInode& inode) const;
 
   SimWorldOptions options_;
   std::shared_ptr<std::uint64_t> used_pages_ = std::make_shared<std::uint64_t>(0);
   std::map<std::string, std::shared_ptr<SimInode>> files_;
   std::set<std::string> dirs_;
   std::uint64_t boot_count_ = 1;
+  std::uint32_t next_inode_ = 1;
+  SimLog* log_ = nullptr;
+  Fault fault_;
 };
 
 }  // namespace voltree

@@ -1,0 +1,111 @@
+#include "tests/crash/workload.h"
+
+#include <fmt/core.h>
+
+namespace voltree::crash {
+
+using Kind = Op::Kind;
+
+std::string to_text(const Op& op) {
+  static constexpr const char* kNames[] = {
+      "create", "write",  "fua",    "discard", "flush",  "snap",  "group",  "clone", "revert",
+      "remove", "resize", "rename", "erase",   "settle", "sweep", "reopen", "kill"};
+  return fmt::format("{} {} {} {}+{}", kNames[static_cast<std::size_t>(op.kind)], op.a, op.b,
+                     op.block, op.blocks);
+}
+
+std::vector<Op> prologue() {
+  return {{Kind::kCreate, "a", "", 0, 6}, {Kind::kWrite, "a", "", 0, 3},
+          {Kind::kFlush, "a", "", 0, 0},  {Kind::kSnapshot, "a@s", "", 0, 0},
+          {Kind::kWrite, "a", "", 1, 1},  {Kind::kFlush, "a", "", 0, 0}};
+}
+
+const std::vector<Op>& alphabet() {
+  static const std::vector<Op> ops{
+      {Kind::kCreate, "b", "", 0, 3},
+      {Kind::kWrite, "a", "", 1, 1},  // in place
+      {Kind::kWrite, "a", "", 2, 2},  // redirected: one shared, one that was a hole
+      {Kind::kWriteFua, "a", "", 1, 2},
+      {Kind::kDiscard, "a", "", 0, 2},
+      {Kind::kFlush, "a", "", 0, 0},
+      {Kind::kSnapshot, "a@t", "", 0, 0},
+      {Kind::kSnapshotGroup, "a@g", "b@g", 0, 0},
+      {Kind::kClone, "a", "b", 0, 0},
+      {Kind::kClone, "a@s", "c", 0, 0},
+      {Kind::kWrite, "c", "", 0, 2},
+      {Kind::kRevert, "a@s", "", 0, 0},
+      {Kind::kRemove, "a", "", 0, 0},
+      {Kind::kRemove, "a@s", "", 0, 0},
+      {Kind::kResize, "a", "", 0, 8},
+      {Kind::kResize, "a", "", 0, 2},
+      {Kind::kRename, "a", "d", 0, 0},
+      {Kind::kErase, "", "", 0, 0},
+      {Kind::kSettle, "", "", 0, 0},
+      {Kind::kSweep, "", "", 0, 0},
+      {Kind::kReopen, "", "", 0, 0},
+      {Kind::kKill, "", "", 0, 0}};
+  return ops;
+}
+
+std::vector<Op> random_workload(std::uint64_t seed, std::size_t length) {
+  std::mt19937_64 random(seed);
+  const auto pick = [&](std::uint64_t below) { return random() % below; };
+  const auto volume = [&] { return std::string(1, static_cast<char>('a' + pick(3))); };
+  const auto node = [&] {
+    return pick(2) == 0 ? volume()
+                        : volume() + "@" + std::string(1, static_cast<char>('s' + pick(3)));
+  };
+  const auto snapshot = [&] {
+    return volume() + "@" + std::string(1, static_cast<char>('s' + pick(3)));
+  };
+  std::vector<Op> ops = prologue();
+  while (ops.size() < length) {
+    const std::uint64_t block = pick(8);
+    switch (pick(20)) {
+      case 0:
+        ops.push_back({Kind::kCreate, volume(), "", 0, 2 + pick(8)});
+        break;
+      case 1:
+        ops.push_back({Kind::kWriteFua, volume(), "", block, 1 + pick(3)});
+        break;
+      case 2:
+      case 3:
+        ops.push_back({Kind::kDiscard, volume(), "", block, 1 + pick(4)});
+        break;
+      case 4:
+      case 5:
+        ops.push_back({Kind::kFlush, volume(), "", 0, 0});
+        break;
+      case 6:
+        ops.push_back({Kind::kSnapshot, snapshot(), "", 0, 0});
+        break;
+      case 7:
+        ops.push_back({Kind::kClone, node(), volume(), 0, 0});
+        break;
+      case 8:
+        ops.push_back({Kind::kRevert, snapshot(), "", 0, 0});
+        break;
+      case 9:
+        ops.push_back({Kind::kRemove, node(), "", 0, 0});
+        break;
+      case 10:
+        ops.push_back({Kind::kResize, volume(), "", 0, 1 + pick(10)});
+        break;
+      case 11:
+        ops.push_back({Kind::kRename, volume(), volume(), 0, 0});
+        break;
+      case 12: {
+        const Kind kinds[] = {Kind::kErase, Kind::kSettle, Kind::kSweep, Kind::kReopen,
+                              Kind::kKill};
+        ops.push_back({kinds[pick(5)], "", "", 0, 0});
+        break;
+      }
+      default:
+        ops.push_back({Kind::kWrite, volume(), "", block, 1 + pick(4)});
+        break;
+    }
+  }
+  return ops;
+}
+
+}  // namespace voltree::crash

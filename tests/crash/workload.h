@@ -1,0 +1,49 @@
+// Operations on a store that crash tests are made of.
+#pragma once
+
+#include <cstdint>
+#include <random>
+#include <string>
+#include <vector>
+
+namespace voltree::crash {
+
+struct Op {
+  enum class Kind : std::uint8_t {
+    kCreate,         // a: name; blocks: size
+    kWrite,          // a, block, blocks
+    kWriteFua,       // the same
+    kDiscard,        // the same
+    kFlush,          // a
+    kSnapshot,       // a: VOLUME@SNAPSHOT
+    kSnapshotGroup,  // a, b: VOLUME@SNAPSHOT each
+    kClone,          // a: source; b: new volume
+    kRevert,         // a: VOLUME@SNAPSHOT
+    kRemove,         // a
+    kResize,         // a; blocks
+    kRename,         // a; b
+    kErase,          // until the queue is empty
+    kSettle,
+    kSweep,
+    kReopen,  // a clean close, and an open
+    kKill,    // the daemon dies and is started again, in the same boot
+  };
+  Kind kind = Kind::kFlush;
+  std::string a;
+  std::string b;
+  std::uint64_t block = 0;
+  std::uint64_t blocks = 1;
+};
+
+std::string to_text(const Op& op);
+
+// What every sequence begins with: a volume with flushed blocks, a snapshot of it, and writes
+// since.
+std::vector<Op> prologue();
+// The operations that sequences are made of, each of which can follow any other: one that has
+// nothing to work on is refused by the store, and changes nothing.
+const std::vector<Op>& alphabet();
+// A random workload of `length` operations.
+std::vector<Op> random_workload(std::uint64_t seed, std::size_t length);
+
+}  // namespace voltree::crash
