@@ -31,6 +31,7 @@ std::uint64_t digest_of(const std::string& text) {
 void SimImage::put(Inode& inode, std::uint64_t number, std::uint64_t inside,
                    std::span<const std::byte> bytes) {
   Page& page = inode.pages[number];
+  inode.reserved.remove(number, number + 1);
   auto changed = page.bytes ? std::make_shared<PageBytes>(*page.bytes)
                             : std::make_shared<PageBytes>(PageBytes{});
   std::memcpy(changed->data() + inside, bytes.data(), bytes.size());
@@ -59,6 +60,9 @@ void SimImage::write(Inode& inode, const SimEvent& event, std::uint64_t sectors)
 
 void SimImage::punch(Inode& inode, std::uint64_t offset_bytes, std::uint64_t length_bytes) {
   const std::uint64_t end = offset_bytes + length_bytes;
+  const std::uint64_t last = end >= inode.size_bytes ? (end + kPage - 1) / kPage : end / kPage;
+  const std::uint64_t first = (offset_bytes + kPage - 1) / kPage;
+  if (first < last) inode.reserved.remove(first, last);
   const auto begin = inode.pages.lower_bound(offset_bytes / kPage);
   for (auto at = begin; at != inode.pages.end() && at->first * kPage < end;) {
     const std::uint64_t from = std::max(offset_bytes, at->first * kPage);
@@ -93,11 +97,21 @@ void SimImage::apply(const SimEvent& event, std::uint64_t sectors) {
     case Kind::kAllocate:
     case Kind::kPopulate: {
       Inode& inode = change(event.inode);
-      const std::uint64_t end = event.offset_bytes + event.length_bytes;
-      for (std::uint64_t page = event.offset_bytes / kPage; page * kPage < end; ++page) {
-        Page& there = inode.pages[page];
-        there.written = there.written || event.kind == Kind::kPopulate;
+      const std::uint64_t end = (event.offset_bytes + event.length_bytes + kPage - 1) / kPage;
+      std::uint64_t from = event.offset_bytes / kPage;
+      if (event.kind == Kind::kPopulate) {
+        for (; from < end; ++from) {
+          inode.reserved.remove(from, from + 1);
+          inode.pages[from].written = true;
+        }
+        return;
       }
+      for (auto at = inode.pages.lower_bound(from); at != inode.pages.end() && at->first < end;
+           ++at) {
+        inode.reserved.add(from, at->first);
+        from = at->first + 1;
+      }
+      inode.reserved.add(from, end);
       return;
     }
     case Kind::kPunch:
@@ -107,6 +121,7 @@ void SimImage::apply(const SimEvent& event, std::uint64_t sectors) {
       Inode& inode = change(event.inode);
       if (event.offset_bytes < inode.size_bytes) {
         punch(inode, event.offset_bytes, inode.size_bytes - event.offset_bytes + kPage);
+        inode.reserved.remove((event.offset_bytes + kPage - 1) / kPage, ~std::uint64_t{0});
       }
       inode.size_bytes = event.offset_bytes;
       return;
@@ -141,6 +156,7 @@ std::unique_ptr<SimWorld> SimImage::to_world(SimWorldOptions options, std::uint6
     for (const auto& [number, page] : image.pages) {
       inode->restore_page(number, page.bytes ? page.bytes->data() : nullptr, page.written);
     }
+    for (const auto& [first, end] : image.reserved.ranges()) inode->restore_reserved(first, end);
     inode->restore_size(image.size_bytes);
   }
   world->set_boot_count(boot);
@@ -157,6 +173,9 @@ std::uint64_t SimImage::digest() const {
       for (const auto& [number, page] : inode.pages) {
         inode.digest =
             combine(combine(combine(inode.digest, number), page.digest), page.written ? 1 : 2);
+      }
+      for (const auto& [first, end] : inode.reserved.ranges()) {
+        inode.digest = combine(combine(inode.digest, first), end);
       }
     }
     digest = combine(combine(digest, digest_of(path)), inode.digest);

@@ -47,6 +47,7 @@ class SimImage {
   struct Inode {
     std::uint64_t size_bytes = 0;
     std::map<std::uint64_t, Page> pages;
+    SimPageSet reserved;               // allocated and never written
     mutable std::uint64_t digest = 0;  // of all of it; 0: not known
   };
 

@@ -29,8 +29,47 @@ void for_each_page(std::uint64_t offset_bytes, std::uint64_t length_bytes, Visit
 
 }  // namespace
 
+std::uint64_t SimPageSet::count(std::uint64_t first, std::uint64_t end) const {
+  std::uint64_t found = 0;
+  auto at = ranges_.upper_bound(first);
+  if (at != ranges_.begin()) --at;
+  for (; at != ranges_.end() && at->first < end; ++at) {
+    const std::uint64_t from = std::max(first, at->first);
+    const std::uint64_t to = std::min(end, at->second);
+    if (from < to) found += to - from;
+  }
+  return found;
+}
+
+std::uint64_t SimPageSet::remove(std::uint64_t first, std::uint64_t end) {
+  const std::uint64_t found = count(first, end);
+  if (found == 0) return 0;
+  auto at = ranges_.upper_bound(first);
+  if (at != ranges_.begin()) --at;
+  while (at != ranges_.end() && at->first < end) {
+    const auto [from, to] = *at;
+    if (to <= first) {
+      ++at;
+      continue;
+    }
+    at = ranges_.erase(at);
+    if (from < first) ranges_.emplace(from, first);
+    if (to > end) ranges_.emplace(end, to);
+  }
+  size_ -= found;
+  return found;
+}
+
+std::uint64_t SimPageSet::add(std::uint64_t first, std::uint64_t end) {
+  if (first >= end) return 0;
+  const std::uint64_t fresh = end - first - remove(first, end);
+  ranges_.emplace(first, end);
+  size_ += end - first;
+  return fresh;
+}
+
 SimInode::~SimInode() {
-  *used_pages_ -= pages_.size();
+  *used_pages_ -= pages_.size() + reserved_.size();
   if (region_ != nullptr) ::munmap(region_, region_bytes_);
 }
 
@@ -101,7 +140,7 @@ Status SimInode::map(std::uint64_t reserve_bytes) {
 SimInode::Page& SimInode::make_page(std::uint64_t number) {
   const auto [at, fresh] = pages_.try_emplace(number);
   Page& page = at->second;
-  if (fresh) ++*used_pages_;
+  if (fresh && reserved_.remove(number, number + 1) == 0) ++*used_pages_;
   return page;
 }
 
@@ -119,7 +158,7 @@ std::uint64_t SimInode::missing_pages(std::uint64_t offset_bytes,
   const std::uint64_t first = offset_bytes / kPage;
   const std::uint64_t end = (offset_bytes + length_bytes - 1) / kPage + 1;
   const auto present = std::distance(pages_.lower_bound(first), pages_.lower_bound(end));
-  return end - first - static_cast<std::uint64_t>(present);
+  return end - first - static_cast<std::uint64_t>(present) - reserved_.count(first, end);
 }
 
 void SimInode::write(std::span<const std::byte> data, std::uint64_t offset_bytes) {
@@ -130,10 +169,19 @@ void SimInode::write(std::span<const std::byte> data, std::uint64_t offset_bytes
 }
 
 void SimInode::allocate(std::uint64_t offset_bytes, std::uint64_t length_bytes, bool as_written) {
-  for_each_page(offset_bytes, length_bytes, [&](auto number, auto, auto, auto) {
-    Page& page = make_page(number);
-    page.written = page.written || as_written;
-  });
+  if (length_bytes == 0) return;
+  if (as_written) {
+    for_each_page(offset_bytes, length_bytes,
+                  [&](auto number, auto, auto, auto) { make_page(number).written = true; });
+    return;
+  }
+  std::uint64_t from = offset_bytes / kPage;
+  const std::uint64_t end = page_up(offset_bytes + length_bytes) / kPage;
+  for (auto at = pages_.lower_bound(from); at != pages_.end() && at->first < end; ++at) {
+    *used_pages_ += reserved_.add(from, at->first);
+    from = at->first + 1;
+  }
+  *used_pages_ += reserved_.add(from, end);
 }
 
 void SimInode::drop_page(std::uint64_t number) {
@@ -169,6 +217,7 @@ void SimInode::punch(std::uint64_t offset_bytes, std::uint64_t length_bytes) {
     drop.push_back(*at);
   }
   for (const std::uint64_t number : drop) drop_page(number);
+  *used_pages_ -= reserved_.remove(first / kPage, last / kPage);
 }
 
 void SimInode::truncate(std::uint64_t size_bytes) {
@@ -179,6 +228,7 @@ void SimInode::truncate(std::uint64_t size_bytes) {
       const std::uint64_t number = (at++)->first;
       drop_page(number);
     }
+    *used_pages_ -= reserved_.remove(old_end / kPage, std::numeric_limits<std::uint64_t>::max());
   }
   size_bytes_ = size_bytes;
 }

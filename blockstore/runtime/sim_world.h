@@ -29,6 +29,21 @@ struct SimWorldOptions {
   std::uint64_t file_size_max_bytes = (std::uint64_t{16} << 40) - 4096;
 };
 
+// Sets of pages, as ranges.
+class SimPageSet {
+ public:
+  std::uint64_t add(std::uint64_t first, std::uint64_t end);     // how many were not in it
+  std::uint64_t remove(std::uint64_t first, std::uint64_t end);  // how many were
+  std::uint64_t count(std::uint64_t first, std::uint64_t end) const;
+  bool contains(std::uint64_t page) const { return count(page, page + 1) != 0; }
+  std::uint64_t size() const { return size_; }
+  const std::map<std::uint64_t, std::uint64_t>& ranges() const { return ranges_; }  // first, end
+
+ private:
+  std::map<std::uint64_t, std::uint64_t> ranges_;
+  std::uint64_t size_ = 0;
+};
+
 // One file. Its pages are either separate, or, in the part that has been mapped, in one address
 // range, so that a File and a MappedFile of one path show the same bytes.
 class SimInode {
@@ -44,7 +59,7 @@ class SimInode {
 
   std::uint32_t id() const { return id_; }
   std::uint64_t size_bytes() const { return size_bytes_; }
-  std::uint64_t allocated_bytes() const { return pages_.size() * kPageBytes; }
+  std::uint64_t allocated_bytes() const { return (pages_.size() + reserved_.size()) * kPageBytes; }
   void read(std::span<std::byte> out, std::uint64_t offset_bytes) const;  // zeros past the end
   std::uint64_t seek_data(std::uint64_t offset_bytes) const;
   std::uint64_t seek_hole(std::uint64_t offset_bytes) const;
@@ -57,12 +72,17 @@ class SimInode {
 
   // Which pages the simulated page cache holds for mappings.
   bool cached(std::uint64_t page) const { return cached_.contains(page); }
-  bool reserved(std::uint64_t page) const { return pages_.contains(page); }
+  bool reserved(std::uint64_t page) const {
+    return pages_.contains(page) || reserved_.contains(page);
+  }
   void set_cached(std::uint64_t page) { cached_.insert(page); }
   void drop_cache() { cached_.clear(); }
 
   // As it is on a disk from which a machine starts (SimImage). `bytes` null: zeros.
   void restore_page(std::uint64_t page, const std::byte* bytes, bool written);
+  void restore_reserved(std::uint64_t first_page, std::uint64_t end_page) {
+    *used_pages_ += reserved_.add(first_page, end_page);
+  }
   void restore_size(std::uint64_t size_bytes) { size_bytes_ = size_bytes; }
 
  private:
@@ -70,7 +90,7 @@ class SimInode {
   using PageBytes = std::array<std::byte, kPageBytes>;
   struct Page {
     std::unique_ptr<PageBytes> own;  // null: in the region, or zeros
-    bool written = false;            // false: reserved only, which seek_data calls a hole
+    bool written = false;            // false: punched in part only; seek_data calls it a hole
   };
 
   std::byte* bytes_of(std::uint64_t page);
@@ -92,6 +112,7 @@ class SimInode {
   std::map<std::uint64_t, std::unique_ptr<PageBytes>> seen_;  // of cached pages
   std::uint64_t size_bytes_ = 0;
   std::map<std::uint64_t, Page> pages_;
+  SimPageSet reserved_;  // allocated and never written; never in pages_
   std::set<std::uint64_t> cached_;
   std::byte* region_ = nullptr;
   std::uint64_t region_bytes_ = 0;
