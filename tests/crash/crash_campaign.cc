@@ -1,0 +1,124 @@
+// The long crash campaigns. tools/crash builds and runs it; docs/TESTING.md says what it proves.
+#include <fmt/core.h>
+
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <cstdio>
+
+#include "tests/crash/crash_run.h"
+
+namespace voltree::crash {
+namespace {
+
+struct Campaign {
+  std::size_t length = 3;   // of sequences
+  std::uint64_t first = 0;  // sequence or seed
+  std::uint64_t count = ~std::uint64_t{0};
+  std::uint64_t step = 1;  // with `first`: shares of one campaign
+  std::uint64_t seconds = ~std::uint64_t{0};
+  ExploreOptions explore{.sampled_per_point = 4, .states_per_point_max = 64, .recovery_share = 0.1};
+};
+
+class Runner {
+ public:
+  explicit Runner(const Campaign& campaign) : campaign_(campaign) {}
+
+  int sequences() {
+    std::uint64_t all = 1;
+    for (std::size_t i = 0; i < campaign_.length; ++i) all *= alphabet().size();
+    return run(all, [this](std::uint64_t number) {
+      std::vector<Op> ops = prologue();
+      for (std::size_t i = 0; i < campaign_.length; ++i, number /= alphabet().size()) {
+        ops.push_back(alphabet()[number % alphabet().size()]);
+      }
+      // What the shorter sequences ended in was looked at with them.
+      return hold(ops, prologue().size() + campaign_.length - 1, 1);
+    });
+  }
+
+  int random() {
+    return run(~std::uint64_t{0}, [this](std::uint64_t seed) {
+      return hold(random_workload(seed, campaign_.length), 0, seed);
+    });
+  }
+
+ private:
+  template <typename One>
+  int run(std::uint64_t all, One one) {
+    const auto begin = std::chrono::steady_clock::now();
+    const auto elapsed = [&] {
+      return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::steady_clock::now() -
+                                                              begin);
+    };
+    std::uint64_t done = 0;
+    std::uint64_t told = 0;
+    for (std::uint64_t number = campaign_.first; number < all && done < campaign_.count;
+         number += campaign_.step, ++done) {
+      if (static_cast<std::uint64_t>(elapsed().count()) >= campaign_.seconds) break;
+      if (!one(number)) return 1;
+      if (static_cast<std::uint64_t>(elapsed().count()) / 60 > told) {
+        told = static_cast<std::uint64_t>(elapsed().count()) / 60;
+        tell(done, number);
+      }
+    }
+    tell(done, 0);
+    return 0;
+  }
+
+  void tell(std::uint64_t done, std::uint64_t at) const {
+    std::printf("%s\n",
+                fmt::format("{} workloads (at {}): {} crash points, {} distinct crash states, {} "
+                            "distinct crashes in recovery, {} deaths of the daemon; no violation",
+                            done, at, counts_.points, counts_.states, counts_.recovery_states,
+                            counts_.daemon_deaths)
+                    .c_str());
+    std::fflush(stdout);
+  }
+
+  bool hold(const std::vector<Op>& ops, std::size_t from, std::uint64_t seed) {
+    Recording recording;
+    std::optional<Failure> failure = record(ops, seed, recording);
+    if (!failure) {
+      if (from >= recording.begins.size()) return true;  // an operation was not possible
+      ExploreOptions options = campaign_.explore;
+      options.seed = seed;
+      options.from_event = recording.begins[from];
+      failure = explore(recording, options, counts_);
+    }
+    if (!failure) return true;
+    std::string text;
+    for (const Op& op : ops) text += to_text(op) + "; ";
+    std::printf("VIOLATION, seed %llu: %s\n  %s\n", static_cast<unsigned long long>(seed),
+                text.c_str(), failure->what.c_str());
+    return false;
+  }
+
+  const Campaign& campaign_;
+  Counts counts_;
+};
+
+}  // namespace
+}  // namespace voltree::crash
+
+int main(int argc, char** argv) {
+  using voltree::crash::Campaign;
+  Campaign campaign;
+  CLI::App app("Every disk that a crash may leave, recovered and compared with what was promised");
+  app.require_subcommand(1);
+  CLI::App* sequences = app.add_subcommand("sequences", "Every sequence of operations of a length");
+  CLI::App* random = app.add_subcommand("random", "Random workloads, one a seed");
+  for (CLI::App* one : {sequences, random}) {
+    one->add_option("--length", campaign.length, "Operations");
+    one->add_option("--first", campaign.first, "The first sequence, or seed");
+    one->add_option("--step", campaign.step, "Every so many: shares of one campaign");
+    one->add_option("--count", campaign.count, "How many");
+    one->add_option("--seconds", campaign.seconds, "At most");
+    one->add_option("--states", campaign.explore.states_per_point_max, "At most, of a crash point");
+    one->add_option("--keep", campaign.explore.keep, "Share of the crash points");
+    one->add_option("--recovery", campaign.explore.recovery_share,
+                    "Share of the states whose recovery is crashed");
+  }
+  CLI11_PARSE(app, argc, argv);
+  voltree::crash::Runner runner(campaign);
+  return sequences->parsed() ? runner.sequences() : runner.random();
+}
