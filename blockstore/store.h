@@ -90,6 +90,7 @@ struct DeleteOptions {
   std::optional<ErasePolicy> erase_policy;  // unset: the volume's, then the store's
   bool wait = false;                        // return when the bytes are gone
   bool snapshots = false;                   // a volume: its snapshots too
+  bool unless_snapshots = false;            // a volume that has some: kBusy, naming one
   bool force = false;                       // though devices are claimed: they answer kGone
 };
 

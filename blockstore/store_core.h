@@ -49,6 +49,8 @@ class StoreCore {
   // kBusy, with what to do about it, for what is attached or claimed.
   Status check_unused(NodeId id, bool claims_count = true) const;
   Status check_free_name(const std::string& volume) const;
+  // kBusy, naming one. A deleted volume whose snapshots keep its name has them, too.
+  Status check_no_snapshots(const VolumeRow& volume) const;
   Status check_free_snapshot(const VolumeRow& volume, const std::string& snapshot) const;
 
   // What a node's I/O is held to: limits are those of a volume's head.

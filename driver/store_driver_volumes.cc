@@ -101,6 +101,8 @@ DriverStatus StoreDriver::limit(const std::string& name, const Json& qos_specs) 
 DriverStatus StoreDriver::remove(const std::string& name, Exception busy) {
   Json params{{"name", name}};
   if (!options_.erase_policy.empty()) params["erase_policy"] = options_.erase_policy;
+  // The store itself would let a volume's snapshots live on; Cinder wants to hear of them.
+  if (name.find('@') == std::string::npos) params["unless_snapshots"] = true;
   const Result<Json> gone = client_.call("volume.delete", std::move(params));
   if (gone.ok() || gone.status().code() == Code::kNotFound) return {};
   if (gone.status().code() == Code::kBusy) return {busy, std::string(gone.status().message())};
@@ -108,13 +110,6 @@ DriverStatus StoreDriver::remove(const std::string& name, Exception busy) {
 }
 
 DriverStatus StoreDriver::delete_volume(const DriverVolume& volume) {
-  // The store itself would let the snapshots live on; Cinder wants to hear of them.
-  VT_ASSIGN_OR_RETURN(const std::vector<Json> all, nodes());
-  for (const Json& node : all) {
-    if (node["kind"] != "snapshot" || node["volume"] != volume.name) continue;
-    return {Exception::kVolumeIsBusy,
-            fmt::format("volume {} has the snapshot {}", volume.name, text_in(node, "snapshot"))};
-  }
   return remove(volume.name, Exception::kVolumeIsBusy);
 }
 

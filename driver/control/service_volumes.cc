@@ -189,8 +189,12 @@ Result<Json> volume_delete(Call& call) {
   DeleteOptions options;
   options.erase_policy = params.optional_erase_policy("erase_policy");
   options.snapshots = params.flag("snapshots");
+  options.unless_snapshots = params.flag("unless_snapshots");
   options.force = params.flag("force");
   VT_RETURN_IF_ERROR(call.accept(params));
+  if (options.snapshots && options.unless_snapshots) {
+    return call.refuse("give one of the parameters \"snapshots\" and \"unless_snapshots\"");
+  }
   std::vector<NodeId> nodes;
   if (options.force && call.nbd() != nullptr) {
     VT_ASSIGN_OR_RETURN(const NodeName parsed, parse_node_name(name));

@@ -158,6 +158,24 @@ TEST_F(ComplianceTest, LimitsOfTheType) {
   EXPECT_EQ(code_of("volume.info", {{"name", "volume-3"}}), Code::kNotFound);
 }
 
+TEST_F(ComplianceTest, BusyNamesTheSnapshotThatIsInTheWay) {
+  ServiceClient client(*service_);
+  StoreDriver driver(client, options());
+  DriverVolume disk;
+  disk.name = "volume-1";
+  disk.size_gib = 1;
+  ASSERT_TRUE(driver.create_volume(disk).ok());
+  (void)must("volume.snapshot", {{"volume", "volume-1"}, {"snapshot", "unmanaged"}});
+  const DriverStatus busy = driver.delete_volume(disk);
+  ASSERT_FALSE(busy.ok());
+  EXPECT_EQ(busy.exception(), Exception::kVolumeIsBusy);
+  EXPECT_NE(busy.message().find("unmanaged"), std::string::npos) << busy.message();
+  EXPECT_EQ(code_of("volume.delete",
+                    {{"name", "volume-1"}, {"snapshots", true}, {"unless_snapshots", true}}),
+            Code::kInvalid);
+  EXPECT_TRUE(runtime_->sync_wait(store_->info("volume-1")).ok());
+}
+
 TEST_F(ComplianceTest, AFullPoolTakesNothingNew) {
   ServiceClient client(*service_);
   StoreDriverOptions full = options();
