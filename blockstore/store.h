@@ -169,6 +169,11 @@ class Store {
   // The volume's head becomes what the snapshot holds, size included. The snapshot must be of this
   // volume (kInvalid). kBusy when attached.
   Task<Status> revert(std::string volume, std::string snapshot_name, RevertOptions options);
+  // `volume` holds what `source`, another volume, holds, size included, and `source` is gone: in
+  // one step. Its name, limits and snapshots stay, and so do its open devices. kBusy when either is
+  // attached or claimed, or when `source` has snapshots. What `volume` alone held is erased.
+  Task<Status> replace(std::string volume, std::string source,
+                       std::optional<ErasePolicy> erase_policy);
   // Growing is online. A smaller size needs `shrink` and no attachment; what lies beyond is erased
   // by policy.
   Task<Status> resize(std::string volume, std::uint64_t size_bytes, bool shrink);

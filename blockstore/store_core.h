@@ -102,6 +102,8 @@ class StoreCore {
   Task<void> kill_devices(const std::vector<NodeId>& nodes);
   Task<Result<std::uint64_t>> remove_nodes(std::vector<NodeId> nodes, std::string what,
                                            ErasePolicy policy);
+  // Store::replace, once nobody uses `source` any more.
+  Task<Status> replace_head(std::string name, NodeId target, NodeId source, ErasePolicy policy);
   Task<Status> shrink(NodeId node, std::uint64_t size_bytes);
   Task<Status> cut_node(std::shared_ptr<Volume> volume, BlockRange beyond, std::uint64_t size_bytes,
                         std::uint64_t old_bytes);

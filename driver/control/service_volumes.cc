@@ -153,6 +153,20 @@ Result<Json> volume_revert(Call& call) {
   return node_answer(call, volume);
 }
 
+Result<Json> volume_replace(Call& call) {
+  Params params(call.params());
+  const std::string volume = params.text("volume");
+  const std::string source = params.text("source");
+  const auto erase_policy = params.optional_erase_policy("erase_policy");
+  VT_RETURN_IF_ERROR(call.accept(params));
+  VT_RETURN_IF_ERROR(check_volume_name("volume", volume));
+  VT_RETURN_IF_ERROR(check_volume_name("source", source));
+  VT_RETURN_IF_ERROR(call.wait(call.store().replace(volume, source, erase_policy)));
+  call.invalidate(volume);
+  call.invalidate(source);
+  return node_answer(call, volume);
+}
+
 Result<Json> volume_resize(Call& call) {
   Params params(call.params());
   const std::string name = params.text("name");
@@ -267,8 +281,9 @@ const std::vector<Method>& volume_methods() {
       {"volume.info", volume_info},         {"volume.usage", volume_usage},
       {"volume.snapshot", volume_snapshot}, {"volume.snapshot_group", volume_snapshot_group},
       {"volume.clone", volume_clone},       {"volume.revert", volume_revert},
-      {"volume.resize", volume_resize},     {"volume.rename", volume_rename},
-      {"volume.delete", volume_delete},     {"volume.diff", volume_diff},
+      {"volume.replace", volume_replace},   {"volume.resize", volume_resize},
+      {"volume.rename", volume_rename},     {"volume.delete", volume_delete},
+      {"volume.diff", volume_diff},
   };
   return methods;
 }
