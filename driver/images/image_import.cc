@@ -115,7 +115,7 @@ class Import {
     PacedProgress paced(progress_);
     const std::uint64_t end_bytes = file_->size_bytes();
     for (std::uint64_t at = 0; at < end_bytes;) {
-      VT_RETURN_IF_ERROR(StopSignals::check());
+      VT_RETURN_IF_ERROR(check_stop());
       VT_ASSIGN_OR_RETURN(const AllocationRun run, file_->next_run(at));
       paced.tell(at, end_bytes);
       if (!run.data) {
@@ -227,14 +227,13 @@ class Import {
       report_.size_bytes = shrink_to_bytes_;
     }
     VT_ASSIGN_OR_RETURN(report_.data_bytes, referenced_bytes(client_, volume_->name()));
-    VT_RETURN_IF_ERROR(StopSignals::check());
+    VT_RETURN_IF_ERROR(check_stop());
     return volume_->publish();
   }
 
   Client& client_;
   const ImportOptions& options_;
   const ProgressSink& progress_;
-  const StopSignals signals_;
   std::string socket_;
   std::uint64_t size_max_bytes_ = 0;
   std::string expected_sha256_;

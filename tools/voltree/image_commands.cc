@@ -1,6 +1,7 @@
 // import, export.
 #include "driver/images/image_export.h"
 #include "driver/images/image_import.h"
+#include "driver/images/stop_signals.h"
 #include "tools/voltree/command.h"
 #include "tools/voltree/output.h"
 
@@ -45,6 +46,7 @@ Status run_import(Cli& cli, const ImportCommandOptions& options) {
   std::optional<ProgressMeter> meter;
   if (!options.quiet) meter.emplace("importing " + options.name + ":");
   const ProgressSink sink = meter ? meter->sink() : ProgressSink();
+  const StopSignals signals;
   VT_ASSIGN_OR_RETURN(const ImageReport report, import_image(*client, import, sink));
   meter.reset();
   for (const std::string& warning : report.warnings) print_warning(warning);
@@ -79,6 +81,7 @@ Status run_export(Cli& cli, const ExportCommandOptions& options) {
   std::optional<ProgressMeter> meter;
   if (!options.quiet) meter.emplace("exporting " + options.name + ":");
   const ProgressSink sink = meter ? meter->sink() : ProgressSink();
+  const StopSignals signals;
   VT_ASSIGN_OR_RETURN(const ImageReport report, export_image(*client, wanted, sink));
   meter.reset();
   for (const std::string& warning : report.warnings) print_warning(warning);
