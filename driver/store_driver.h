@@ -28,6 +28,8 @@ struct StoreDriverOptions {
   // Below this much free space on the host nothing new is made: the scheduler does not look at it
   // for thin back ends.
   std::uint64_t free_min_bytes = std::uint64_t{1} << 30;
+  // Of calls that take long (images, migration); called on the thread of the call.
+  ProgressSink progress;
 };
 
 class StoreDriver final : public VolumeDriver {
@@ -79,6 +81,8 @@ class StoreDriver final : public VolumeDriver {
   Answer<ImageClone> clone_image(const DriverVolume& volume,
                                  const std::vector<std::string>& locations,
                                  const std::string& volume_name_template) override;
+  DriverStatus copy_image_to_volume(const DriverVolume& volume, const ImageFile& image) override;
+  DriverStatus copy_volume_to_image(const DriverVolume& volume, const ImageFile& image) override;
 
   Answer<std::uint64_t> manage_existing_get_size(const ExistingReference& reference) override;
   Answer<Json> manage_existing(const DriverVolume& volume,
@@ -141,6 +145,7 @@ class StoreDriver final : public VolumeDriver {
   DriverStatus disconnect(const std::string& node);
   Answer<Json> find_existing(const ExistingReference& reference, bool snapshot,
                              const std::string& volume_name);
+  DriverStatus check_path(const std::string& path);
   std::string location_info(const Json& pool) const;
   Json stats_of(const Json& pool) const;
 

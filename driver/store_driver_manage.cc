@@ -1,4 +1,4 @@
-// Taking in and letting go, images that are volumes already, and moving.
+// Taking in and letting go, and moving.
 #include "driver/store_driver.h"
 #include "driver/store_driver_impl.h"
 
@@ -58,13 +58,6 @@ Json manageable(const Json& node, const std::string& source_name, const std::str
   }
   entry["safe_to_manage"] = entry["reason_not_safe"].is_null();
   return entry;
-}
-
-// The id in "cinder://HOST/ID" or "cinder://ID"; empty for other URLs.
-std::string cinder_id_in(const std::string& url) {
-  constexpr std::string_view kScheme = "cinder://";
-  if (!url.starts_with(kScheme)) return {};
-  return url.substr(std::max(url.rfind('/') + 1, kScheme.size()));
 }
 
 }  // namespace
@@ -164,23 +157,6 @@ Answer<std::vector<Json>> StoreDriver::get_manageable_snapshots(
     entries.push_back(std::move(entry));
   }
   return page_of(std::move(entries), page);
-}
-
-Answer<ImageClone> StoreDriver::clone_image(const DriverVolume& volume,
-                                            const std::vector<std::string>& locations,
-                                            const std::string& volume_name_template) {
-  for (const std::string& url : locations) {
-    const std::string id = cinder_id_in(url);
-    const std::size_t slot = volume_name_template.find("%s");
-    if (id.empty() || slot == std::string::npos) continue;
-    std::string source = volume_name_template;
-    source.replace(slot, 2, id);
-    const Result<Json> there = client_.call("volume.info", Json{{"name", source}});
-    if (!there.ok()) continue;  // in another store, or no name of ours
-    VT_ASSIGN_OR_RETURN(Json update, clone(source, volume));
-    return ImageClone{std::move(update), true};
-  }
-  return ImageClone{nullptr, false};
 }
 
 Answer<bool> StoreDriver::retype(const DriverVolume& volume, const Json&, const Json& diff,

@@ -2,6 +2,7 @@
 #include <charconv>
 
 #include "blockstore/qos.h"
+#include "driver/images/store_volume.h"
 #include "driver/store_driver.h"
 #include "driver/store_driver_impl.h"
 
@@ -110,7 +111,11 @@ DriverStatus StoreDriver::remove(const std::string& name, Exception busy) {
 }
 
 DriverStatus StoreDriver::delete_volume(const DriverVolume& volume) {
-  return remove(volume.name, Exception::kVolumeIsBusy);
+  VT_DRIVER_RETURN_IF_ERROR(remove(volume.name, Exception::kVolumeIsBusy));
+  // What a killed copy of an image has left is nobody's now. What cannot be removed is seen by
+  // whoever lists the store.
+  (void)remove_leftovers(client_, volume.name);
+  return {};
 }
 
 DriverStatus StoreDriver::grow(const std::string& name, std::uint64_t size_gib) {

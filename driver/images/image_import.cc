@@ -85,8 +85,10 @@ class Import {
       return error(Code::kTooLarge, "{} is more than the {} that a volume may have here",
                    format_size(size_bytes), format_size(size_max_bytes_));
     }
-    VT_ASSIGN_OR_RETURN(UnfinishedVolume made,
-                        UnfinishedVolume::create(client_, options_.name, size_bytes));
+    VT_ASSIGN_OR_RETURN(
+        UnfinishedVolume made,
+        UnfinishedVolume::create(client_, options_.name, size_bytes,
+                                 options_.replace ? Purpose::kReplace : Purpose::kNew));
     volume_.emplace(std::move(made));
     report_.size_bytes = size_bytes;
     return connect();
@@ -101,7 +103,7 @@ class Import {
   Result<std::uint64_t> size_for(std::uint64_t image_bytes) {
     if (options_.size_bytes) {
       if (*options_.size_bytes >= image_bytes) return *options_.size_bytes;
-      return error(Code::kInvalid, "--size {} is less than the image, {} bytes",
+      return error(Code::kInvalid, "the size {} is less than the image's, {} bytes",
                    *options_.size_bytes, image_bytes);
     }
     if (image_bytes == 0) return error(Code::kInvalid, "{} is empty: say --size", options_.file);
@@ -228,7 +230,7 @@ class Import {
     }
     VT_ASSIGN_OR_RETURN(report_.data_bytes, referenced_bytes(client_, volume_->name()));
     VT_RETURN_IF_ERROR(check_stop());
-    return volume_->publish();
+    return volume_->publish(options_.erase_policy);
   }
 
   Client& client_;
