@@ -146,7 +146,10 @@ class StoreDriver final : public VolumeDriver {
   Answer<Json> find_existing(const ExistingReference& reference, bool snapshot,
                              const std::string& volume_name);
   DriverStatus check_path(const std::string& path);
+  // Where this store is, for another store's driver on this host.
   std::string location_info(const Json& pool) const;
+  Answer<bool> may_move(const DriverVolume& volume);
+  Answer<Migration> move_to(Client& other, const DriverVolume& volume);
   Json stats_of(const Json& pool) const;
 
   Client& client_;
