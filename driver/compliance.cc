@@ -237,6 +237,7 @@ class Check {
             first->contains("data") && (*first)["data"].is_object());
       const Answer<Json> second = driver_.initialize_connection(disk, connector(), nullptr);
       holds("initialize_connection answers the same again", second.ok() && *second == *first);
+      initiator_updates(driver_.initialize_connection(disk, connector(), Json{{"key", "value"}}));
     }
     works("attach_volume", driver_.attach_volume(disk, "instance", "here", "/dev/vdb"));
     works("ensure_export", driver_.ensure_export(disk));
@@ -255,6 +256,19 @@ class Check {
     works("remove_export, told again", driver_.remove_export(disk));
     works("remove_export of none", driver_.remove_export(volume("never")));
     works("delete_volume after a connection", driver_.delete_volume(disk));
+  }
+
+  // What is to be kept for an initiator, where there is anything.
+  void initiator_updates(const Answer<Json>& connection) {
+    if (!works("initialize_connection with initiator_data", connection)) return;
+    if (!connection->contains("initiator_updates")) return;
+    const Json& updates = (*connection)["initiator_updates"];
+    holds("initiator_updates is an object", updates.is_object());
+    for (const auto& [key, value] : updates.items()) {
+      const bool known = (key == "set_values" && value.is_object()) ||
+                         (key == "remove_values" && value.is_array());
+      holds(fmt::format("initiator_updates may have {}", key), known);
+    }
   }
 
   void snapshot_connections() {

@@ -206,7 +206,8 @@ class VolumeDriver {
   virtual Answer<Json> create_export(const DriverVolume& volume, const Json& connector);
   virtual DriverStatus remove_export(const DriverVolume& volume);
   // {"driver_volume_type": …, "data": {…}}; the same when it is repeated. `initiator_data` (null
-  // where there is none) is what earlier calls put into "initiator_updates".
+  // where there is none) is what earlier calls put into "initiator_updates" of their answers:
+  // {"set_values": {…}, "remove_values": […]}, left out by who has nothing to keep.
   virtual Answer<Json> initialize_connection(const DriverVolume& volume, const Json& connector,
                                              const Json& initiator_data);
   // `connector` null: all of them. True when other attachments of the same host remain.

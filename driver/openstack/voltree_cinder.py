@@ -185,6 +185,10 @@ class VoltreeDriver(driver.VolumeDriver):
 
     def check_for_setup_error(self):
         self._call('check_for_setup_error')
+        if self.configuration.safe_get('volume_clear_size'):
+            LOG.warning('volume_clear_size is not heeded: all that a volume held is cleared.')
+        if self.configuration.safe_get('volume_clear_ionice'):
+            LOG.warning('volume_clear_ionice is not heeded: "voltree erase --rate" bounds clearing.')
 
     def get_volume_stats(self, refresh=False):
         if refresh or not self._last_stats:
