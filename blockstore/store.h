@@ -91,6 +91,7 @@ struct DeleteOptions {
   std::optional<ErasePolicy> erase_policy;  // unset: the volume's, then the store's
   bool wait = false;                        // return when the bytes are gone
   bool snapshots = false;                   // a volume: its snapshots too
+  bool unless_snapshots = false;            // a volume that has some: kBusy, naming one
   bool force = false;                       // though devices are claimed: they answer kGone
 };
 
@@ -169,6 +170,11 @@ class Store {
   // The volume's head becomes what the snapshot holds, size included. The snapshot must be of this
   // volume (kInvalid). kBusy when attached.
   Task<Status> revert(std::string volume, std::string snapshot_name, RevertOptions options);
+  // `volume` holds what `source`, another volume, holds, size included, and `source` is gone: in
+  // one step. Its name, limits and snapshots stay, and so do its open devices. kBusy when either is
+  // attached or claimed, or when `source` has snapshots. What `volume` alone held is erased.
+  Task<Status> replace(std::string volume, std::string source,
+                       std::optional<ErasePolicy> erase_policy);
   // Growing is online. A smaller size needs `shrink` and no attachment; what lies beyond is erased
   // by policy.
   Task<Status> resize(std::string volume, std::uint64_t size_bytes, bool shrink);

@@ -98,6 +98,13 @@ Status StoreCore::check_unused(NodeId id, bool claims_count) const {
                quoted(name_of(id).str()), claimed->second, claimed->second == 1 ? "" : "s");
 }
 
+Status StoreCore::check_no_snapshots(const VolumeRow& volume) const {
+  const auto first = snapshot_names.lower_bound({volume.id, std::string()});
+  if (first == snapshot_names.end() || first->first.first != volume.id) return {};
+  return error(Code::kBusy, "volume {} has the snapshot {}", quoted(volume.name),
+               quoted(first->first.second));
+}
+
 Status StoreCore::check_free_name(const std::string& volume) const {
   VT_RETURN_IF_ERROR(check_name(volume));
   const VolumeRow* taken = find_volume(volume);

@@ -49,6 +49,8 @@ class StoreCore {
   // kBusy, with what to do about it, for what is attached or claimed.
   Status check_unused(NodeId id, bool claims_count = true) const;
   Status check_free_name(const std::string& volume) const;
+  // kBusy, naming one. A deleted volume whose snapshots keep its name has them, too.
+  Status check_no_snapshots(const VolumeRow& volume) const;
   Status check_free_snapshot(const VolumeRow& volume, const std::string& snapshot) const;
 
   // What a node's I/O is held to: limits are those of a volume's head.
@@ -100,6 +102,8 @@ class StoreCore {
   Task<void> kill_devices(const std::vector<NodeId>& nodes);
   Task<Result<std::uint64_t>> remove_nodes(std::vector<NodeId> nodes, std::string what,
                                            ErasePolicy policy);
+  // Store::replace, once nobody uses `source` any more.
+  Task<Status> replace_head(std::string name, NodeId target, NodeId source, ErasePolicy policy);
   Task<Status> shrink(NodeId node, std::uint64_t size_bytes);
   Task<Status> cut_node(std::shared_ptr<Volume> volume, BlockRange beyond, std::uint64_t size_bytes,
                         std::uint64_t old_bytes);

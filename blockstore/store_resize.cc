@@ -133,6 +133,9 @@ Task<Result<std::uint64_t>> Store::remove(std::string name, DeleteOptions option
       const std::lock_guard lock(core.state_mutex);
       const auto head = core.resolve(parsed);
       const VolumeRow* volume = core.find_volume(parsed.volume);
+      if (options.unless_snapshots && !parsed.is_snapshot() && volume != nullptr) {
+        VT_CO_RETURN_IF_ERROR(core.check_no_snapshots(*volume));
+      }
       const bool only_snapshots = options.snapshots && !parsed.is_snapshot() && volume != nullptr;
       if (!head.ok() && !only_snapshots) co_return head.status();
       if (head.ok()) nodes.push_back(*head);

@@ -1,13 +1,17 @@
 #include "driver/compliance.h"
 
 #include <algorithm>
+#include <filesystem>
+#include <fstream>
 
+#include "blockstore/base/units.h"
 #include "driver/store_driver_impl.h"
 
 namespace voltree {
 namespace {
 
-constexpr std::uint64_t kTail = kGiB;  // where a second GiB begins
+constexpr std::uint64_t kTail = kGiB;                       // where a second GiB begins
+constexpr std::uint64_t kLater = std::uint64_t{100} << 20;  // beyond a small image
 
 class Check {
  public:
@@ -27,6 +31,7 @@ class Check {
     managing();
     managing_snapshots();
     groups();
+    images();
     moving();
     the_rest();
     clean_up();
@@ -232,6 +237,7 @@ class Check {
             first->contains("data") && (*first)["data"].is_object());
       const Answer<Json> second = driver_.initialize_connection(disk, connector(), nullptr);
       holds("initialize_connection answers the same again", second.ok() && *second == *first);
+      initiator_updates(driver_.initialize_connection(disk, connector(), Json{{"key", "value"}}));
     }
     works("attach_volume", driver_.attach_volume(disk, "instance", "here", "/dev/vdb"));
     works("ensure_export", driver_.ensure_export(disk));
@@ -250,6 +256,19 @@ class Check {
     works("remove_export, told again", driver_.remove_export(disk));
     works("remove_export of none", driver_.remove_export(volume("never")));
     works("delete_volume after a connection", driver_.delete_volume(disk));
+  }
+
+  // What is to be kept for an initiator, where there is anything.
+  void initiator_updates(const Answer<Json>& connection) {
+    if (!works("initialize_connection with initiator_data", connection)) return;
+    if (!connection->contains("initiator_updates")) return;
+    const Json& updates = (*connection)["initiator_updates"];
+    holds("initiator_updates is an object", updates.is_object());
+    for (const auto& [key, value] : updates.items()) {
+      const bool known = (key == "set_values" && value.is_object()) ||
+                         (key == "remove_values" && value.is_array());
+      holds(fmt::format("initiator_updates may have {}", key), known);
+    }
   }
 
   void snapshot_connections() {
@@ -356,6 +375,54 @@ class Check {
     if (works("delete_group", deleted)) {
       holds("delete_group says deleted", text_in(deleted->model_update, "status") == "deleted");
     }
+  }
+
+  void images() {
+    const DriverVolume disk = volume("imaged");
+    const DriverSnapshot base = snapshot(disk, "base");
+    const std::string file = data_.folder + "/compliance-image";
+    const auto write_image = [&file](std::size_t data_bytes, std::uint64_t size_bytes) {
+      std::ofstream(file, std::ios::binary | std::ios::trunc) << std::string(data_bytes, 'i');
+      std::error_code failure;
+      std::filesystem::resize_file(file, size_bytes, failure);
+      return !failure;
+    };
+    holds("write an image", write_image(kBlockBytes, 2 * kBlockBytes));
+    raises("copy_image_to_volume to none", Exception::kVolumeNotFound,
+           driver_.copy_image_to_volume(disk, {file, "raw"}));
+    works("create_volume", driver_.create_volume(disk));
+    for (const std::uint64_t at : {std::uint64_t{0}, std::uint64_t{kBlockBytes}, kLater}) {
+      holds("write", data_.write_block(disk.name, at, 'o'));
+    }
+    works("create_snapshot", driver_.create_snapshot(base));
+    raises("copy_image_to_volume of another format than was said", Exception::kImageUnacceptable,
+           driver_.copy_image_to_volume(disk, {file, "qcow2"}));
+    holds("write an image", write_image(kBlockBytes, kTail + kBlockBytes));
+    raises("copy_image_to_volume of one that is too large", Exception::kImageUnacceptable,
+           driver_.copy_image_to_volume(disk, {file, "raw"}));
+    reads("copy_image_to_volume that was refused changes nothing", disk.name, 0, 'o');
+    holds("write an image", write_image(kBlockBytes, 2 * kBlockBytes));
+    works("copy_image_to_volume", driver_.copy_image_to_volume(disk, {file, "raw"}));
+    works("copy_image_to_volume, told again", driver_.copy_image_to_volume(disk, {file, "raw"}));
+    reads("copy_image_to_volume brings the image", disk.name, 0, 'i');
+    reads("copy_image_to_volume: a hole reads as zeros", disk.name, kBlockBytes, 0);
+    reads("copy_image_to_volume: zeros beyond the image", disk.name, kLater, 0);
+    holds("copy_image_to_volume keeps the size", data_.write_block(disk.name, kTail - 4096, 't'));
+    works("copy_volume_to_image", driver_.copy_volume_to_image(disk, {file, "raw"}));
+    works("copy_volume_to_image, told again", driver_.copy_volume_to_image(disk, {file, "raw"}));
+    std::ifstream image(file, std::ios::binary | std::ios::ate);
+    holds("copy_volume_to_image: the whole volume",
+          image && image.tellg() == std::streamoff(kTail));
+    image.seekg(0);
+    holds("copy_volume_to_image has the data", image.get() == 'i');
+    std::error_code ignored;
+    std::filesystem::remove(file, ignored);
+    works("revert_to_snapshot after an image", driver_.revert_to_snapshot(disk, base));
+    reads("a snapshot outlives an image", disk.name, kLater, 'o');
+    works("delete_snapshot", driver_.delete_snapshot(base));
+    works("delete_volume", driver_.delete_volume(disk));
+    raises("copy_volume_to_image of none", Exception::kVolumeNotFound,
+           driver_.copy_volume_to_image(disk, {file, "raw"}));
   }
 
   void moving() {

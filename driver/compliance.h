@@ -20,6 +20,8 @@ struct ComplianceData {
   // differs.
   std::function<std::optional<char>(const std::string& node, std::uint64_t offset_bytes)>
       read_block;
+  // Where image files are made that the driver can read and write; none stays there.
+  std::string folder;
 };
 
 // A line for each gap: the call, what was asked, and what came instead. Empty: it complies.

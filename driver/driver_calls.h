@@ -16,4 +16,7 @@ Answer<Json> call_driver(VolumeDriver& driver, std::string_view call, const Json
 
 std::vector<std::string_view> driver_call_names();
 
+// A call that moves a volume's bytes: it takes as long as it takes, and tells of its progress.
+bool is_long_driver_call(std::string_view call);
+
 }  // namespace voltree

@@ -36,10 +36,6 @@ DriverStatus StoreDriver::check_for_setup_error() {
   return failed("loop devices need a running daemon: voltree serve --mount DIR");
 }
 
-std::string StoreDriver::location_info(const Json& pool) const {
-  return fmt::format("voltree:{}:{}", options_.host_name, text_in(pool, "uuid"));
-}
-
 Json StoreDriver::stats_of(const Json& pool) const {
   Json answer{{"volume_backend_name", options_.backend_name},
               {"vendor_name", "voltree"},

@@ -31,6 +31,8 @@ struct StoreDriverOptions {
   std::uint64_t free_min_bytes = std::uint64_t{1} << 30;
   // Files below these may be taken in (manage_existing with the path of a file).
   std::vector<std::string> manage_directories;
+  // Of calls that take long (images, migration); called on the thread of the call.
+  ProgressSink progress;
 };
 
 class StoreDriver final : public VolumeDriver {
@@ -82,6 +84,8 @@ class StoreDriver final : public VolumeDriver {
   Answer<ImageClone> clone_image(const DriverVolume& volume,
                                  const std::vector<std::string>& locations,
                                  const std::string& volume_name_template) override;
+  DriverStatus copy_image_to_volume(const DriverVolume& volume, const ImageFile& image) override;
+  DriverStatus copy_volume_to_image(const DriverVolume& volume, const ImageFile& image) override;
 
   Answer<std::uint64_t> manage_existing_get_size(const ExistingReference& reference) override;
   Answer<Json> manage_existing(const DriverVolume& volume,
@@ -148,7 +152,11 @@ class StoreDriver final : public VolumeDriver {
   Answer<ExistingFile> find_file(const std::string& path);
   Answer<std::uint64_t> file_size_gib(const std::string& path);
   Answer<Json> manage_file(const DriverVolume& volume, const std::string& path);
+  DriverStatus check_path(const std::string& path);
+  // Where this store is, for another store's driver on this host.
   std::string location_info(const Json& pool) const;
+  Answer<bool> may_move(const DriverVolume& volume);
+  Answer<Migration> move_to(Client& other, const DriverVolume& volume);
   Json stats_of(const Json& pool) const;
 
   Client& client_;

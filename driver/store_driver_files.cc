@@ -106,7 +106,7 @@ Answer<Json> StoreDriver::manage_file(const DriverVolume& volume, const std::str
   import.file = proc_path(file.fd.get());
   import.name = volume.name;
   import.size_bytes = bytes_of(gib_of(file.size_bytes));
-  const Status taken = import_image(client_, import, {}).status();
+  const Status taken = import_image(client_, import, options_.progress).status();
   if (taken.ok()) return limited(volume);
   const std::string why = named(std::string(taken.message()), import.file, path);
   // What looks like an image of another format, or changed meanwhile.

@@ -1,4 +1,4 @@
-// Taking in and letting go, images that are volumes already, and moving.
+// Taking in and letting go.
 #include "driver/store_driver.h"
 #include "driver/store_driver_impl.h"
 
@@ -63,13 +63,6 @@ Json manageable(const Json& node, const std::string& source_name, const std::str
   }
   entry["safe_to_manage"] = entry["reason_not_safe"].is_null();
   return entry;
-}
-
-// The id in "cinder://HOST/ID" or "cinder://ID"; empty for other URLs.
-std::string cinder_id_in(const std::string& url) {
-  constexpr std::string_view kScheme = "cinder://";
-  if (!url.starts_with(kScheme)) return {};
-  return url.substr(std::max(url.rfind('/') + 1, kScheme.size()));
 }
 
 }  // namespace
@@ -171,75 +164,6 @@ Answer<std::vector<Json>> StoreDriver::get_manageable_snapshots(
     entries.push_back(std::move(entry));
   }
   return page_of(std::move(entries), page);
-}
-
-Answer<ImageClone> StoreDriver::clone_image(const DriverVolume& volume,
-                                            const std::vector<std::string>& locations,
-                                            const std::string& volume_name_template) {
-  for (const std::string& url : locations) {
-    const std::string id = cinder_id_in(url);
-    const std::size_t slot = volume_name_template.find("%s");
-    if (id.empty() || slot == std::string::npos) continue;
-    std::string source = volume_name_template;
-    source.replace(slot, 2, id);
-    const Result<Json> there = client_.call("volume.info", Json{{"name", source}});
-    if (!there.ok()) continue;  // in another store, or no name of ours
-    VT_ASSIGN_OR_RETURN(Json update, clone(source, volume));
-    return ImageClone{std::move(update), true};
-  }
-  return ImageClone{nullptr, false};
-}
-
-Answer<bool> StoreDriver::retype(const DriverVolume& volume, const Json&, const Json& diff,
-                                 const std::string& host) {
-  // Another host, or keys: the manager copies the data.
-  if (!host.empty() && host != volume.host) return false;
-  const Json none = Json::object();
-  const auto part = [&](std::string_view name) -> const Json& {
-    return diff.is_object() && diff.contains(name) && diff[name].is_object() ? diff[name] : none;
-  };
-  for (const Json& change : part("encryption")) {
-    if (change.is_array() && change.size() == 2 && change[0] != change[1]) return false;
-  }
-  // {key: [old, new]}, "consumer" among the keys; a key that goes has null for its new value.
-  const Json& changes = part("qos_specs");
-  if (changes.empty()) return true;
-  Json specs = Json::object();
-  std::string consumer = text_in(volume.qos_specs, "consumer");
-  for (const auto& [key, change] : changes.items()) {
-    if (!change.is_array() || change.size() != 2) continue;
-    if (key == "consumer") {
-      consumer = change[1].is_string() ? change[1].get<std::string>() : std::string();
-    } else if (!change[1].is_null()) {
-      specs[key] = change[1];
-    }
-  }
-  VT_DRIVER_RETURN_IF_ERROR(limit(volume.name, Json{{"consumer", consumer}, {"specs", specs}}));
-  return true;
-}
-
-Answer<Migration> StoreDriver::migrate_volume(const DriverVolume&, const MigrationTarget& target) {
-  const Result<Json> pool = client_.call("pool.stats", Json::object());
-  if (!pool.ok()) return DriverStatus::of(pool.status());
-  // Two back ends on one store: it is there already.
-  return Migration{target.location_info == location_info(*pool), nullptr};
-}
-
-Answer<Json> StoreDriver::update_migrated_volume(const DriverVolume& volume,
-                                                 const DriverVolume& new_volume,
-                                                 const std::string& original_name,
-                                                 const std::string& original_status) {
-  const Json stays{{"_name_id", new_volume.id}, {"provider_location", nullptr}};
-  if (original_status != "available" || original_name == new_volume.name) return stays;
-  VT_ASSIGN_OR_RETURN(const std::optional<Json> there, find(new_volume.name));
-  if (!there) {
-    VT_ASSIGN_OR_RETURN(const std::optional<Json> renamed, find(original_name));
-    if (renamed) return Json{{"_name_id", nullptr}, {"provider_location", nullptr}};
-    return DriverStatus(Exception::kVolumeNotFound, "there is no volume " + new_volume.name +
-                                                        ", the new home of " + volume.name);
-  }
-  if (!rename(new_volume.name, original_name).ok()) return stays;
-  return Json{{"_name_id", nullptr}, {"provider_location", nullptr}};
 }
 
 // Who owns it is nothing to the store.

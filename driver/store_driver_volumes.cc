@@ -2,6 +2,7 @@
 #include <charconv>
 
 #include "blockstore/qos.h"
+#include "driver/images/store_volume.h"
 #include "driver/store_driver.h"
 #include "driver/store_driver_impl.h"
 
@@ -101,6 +102,8 @@ DriverStatus StoreDriver::limit(const std::string& name, const Json& qos_specs) 
 DriverStatus StoreDriver::remove(const std::string& name, Exception busy) {
   Json params{{"name", name}};
   if (!options_.erase_policy.empty()) params["erase_policy"] = options_.erase_policy;
+  // The store itself would let a volume's snapshots live on; Cinder wants to hear of them.
+  if (name.find('@') == std::string::npos) params["unless_snapshots"] = true;
   const Result<Json> gone = client_.call("volume.delete", std::move(params));
   if (gone.ok() || gone.status().code() == Code::kNotFound) return {};
   if (gone.status().code() == Code::kBusy) return {busy, std::string(gone.status().message())};
@@ -108,14 +111,11 @@ DriverStatus StoreDriver::remove(const std::string& name, Exception busy) {
 }
 
 DriverStatus StoreDriver::delete_volume(const DriverVolume& volume) {
-  // The store itself would let the snapshots live on; Cinder wants to hear of them.
-  VT_ASSIGN_OR_RETURN(const std::vector<Json> all, nodes());
-  for (const Json& node : all) {
-    if (node["kind"] != "snapshot" || node["volume"] != volume.name) continue;
-    return {Exception::kVolumeIsBusy,
-            fmt::format("volume {} has the snapshot {}", volume.name, text_in(node, "snapshot"))};
-  }
-  return remove(volume.name, Exception::kVolumeIsBusy);
+  VT_DRIVER_RETURN_IF_ERROR(remove(volume.name, Exception::kVolumeIsBusy));
+  // What a killed copy of an image has left is nobody's now. What cannot be removed is seen by
+  // whoever lists the store.
+  (void)remove_leftovers(client_, volume.name);
+  return {};
 }
 
 DriverStatus StoreDriver::grow(const std::string& name, std::uint64_t size_gib) {

@@ -29,6 +29,8 @@ std::string_view name_of(Exception exception) {
       return "InvalidReplicationTarget";
     case Exception::kInvalidGroup:
       return "InvalidGroup";
+    case Exception::kImageUnacceptable:
+      return "ImageUnacceptable";
     case Exception::kManageExistingInvalidReference:
       return "ManageExistingInvalidReference";
     case Exception::kManageExistingAlreadyManaged:
@@ -89,6 +91,9 @@ VT_NOT_IMPLEMENTED(DriverStatus, terminate_connection_snapshot, const DriverSnap
 
 VT_NOT_IMPLEMENTED(Answer<ImageClone>, clone_image, const DriverVolume&,
                    const std::vector<std::string>&, const std::string&)
+
+VT_NOT_IMPLEMENTED(DriverStatus, copy_image_to_volume, const DriverVolume&, const ImageFile&)
+VT_NOT_IMPLEMENTED(DriverStatus, copy_volume_to_image, const DriverVolume&, const ImageFile&)
 
 VT_NOT_IMPLEMENTED(Answer<std::uint64_t>, manage_existing_get_size, const ExistingReference&)
 VT_NOT_IMPLEMENTED(Answer<Json>, manage_existing, const DriverVolume&, const ExistingReference&)

@@ -39,6 +39,7 @@ enum class Exception : std::uint8_t {
   kInvalidConnectorException,
   kInvalidReplicationTarget,
   kInvalidGroup,
+  kImageUnacceptable,  // not the format that was said, not whole, leads elsewhere, or too large
   kManageExistingInvalidReference,
   kManageExistingAlreadyManaged,
   kManageExistingVolumeTypeMismatch,
@@ -142,6 +143,13 @@ struct Migration {
   Json model_update;
 };
 
+// An image file on this host.
+struct ImageFile {
+  std::string path;         // absolute
+  std::string disk_format;  // "raw", "qcow2", "vmdk", "vhdx" or "vdi"
+  bool compress = false;    // a qcow2 that is to be written
+};
+
 struct ImageClone {
   Json model_update;
   bool cloned = false;  // false: the manager fetches the image
@@ -198,7 +206,8 @@ class VolumeDriver {
   virtual Answer<Json> create_export(const DriverVolume& volume, const Json& connector);
   virtual DriverStatus remove_export(const DriverVolume& volume);
   // {"driver_volume_type": …, "data": {…}}; the same when it is repeated. `initiator_data` (null
-  // where there is none) is what earlier calls put into "initiator_updates".
+  // where there is none) is what earlier calls put into "initiator_updates" of their answers:
+  // {"set_values": {…}, "remove_values": […]}, left out by who has nothing to keep.
   virtual Answer<Json> initialize_connection(const DriverVolume& volume, const Json& connector,
                                              const Json& initiator_data);
   // `connector` null: all of them. True when other attachments of the same host remain.
@@ -221,6 +230,12 @@ class VolumeDriver {
   virtual Answer<ImageClone> clone_image(const DriverVolume& volume,
                                          const std::vector<std::string>& locations,
                                          const std::string& volume_name_template);
+  // The volume, which is there, holds the image in the end: exactly volume.size_gib, zeros beyond
+  // the image, nothing of what it held. kImageUnacceptable changes nothing.
+  virtual DriverStatus copy_image_to_volume(const DriverVolume& volume, const ImageFile& image);
+  // The volume at one point in time, in use or not, becomes this file. One that is there is
+  // replaced.
+  virtual DriverStatus copy_volume_to_image(const DriverVolume& volume, const ImageFile& image);
 
   // --- Taking in what is there, and letting it go. All or nothing: after an error the object does
   // not answer to the new name.

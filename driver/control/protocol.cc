@@ -95,20 +95,20 @@ Status status_of_rpc_error(const Json& error_member) {
   return Status(code, std::move(message));
 }
 
-std::optional<Json> answer_line(Service& service, std::string_view line,
-                                const std::function<void(const Json&)>& send) {
+std::optional<Json> answer_line(Service& service, std::string_view line, const Waiting& client) {
   const Result<Json> message = parse_json(line);
   if (!message.ok()) return rpc_error(nullptr, kRpcParseError, message.status());
   Json id = nullptr;
   const Result<Request> request = read_request(*message, id);
   if (!request.ok()) return rpc_error(id, kRpcInvalidRequest, request.status());
 
-  ProgressSink progress;
+  Caller caller;
   if (!request->notification) {
-    progress = [&](const Progress& now) { send(rpc_progress(id, now)); };
+    caller.progress = [&](const Progress& now) { client.send(rpc_progress(id, now)); };
+    caller.gone = client.gone;
   }
   Refusal refusal = Refusal::kNone;
-  Result<Json> answer = service.call(request->method, request->params, progress, &refusal);
+  Result<Json> answer = service.call(request->method, request->params, caller, &refusal);
   if (request->notification) return std::nullopt;
   return rpc_answer(id, std::move(answer), refusal);
 }

@@ -36,9 +36,13 @@ Json rpc_answer(const Json& id, Result<Json> answer, Refusal refusal);
 // The Status that an "error" member holds.
 Status status_of_rpc_error(const Json& error_member);
 
-// Answers one line. Progress goes to `send` while the call runs. nullopt: a notification, nothing
-// to answer.
-std::optional<Json> answer_line(Service& service, std::string_view line,
-                                const std::function<void(const Json&)>& send);
+// The client of a connection, while a call runs.
+struct Waiting {
+  std::function<void(const Json&)> send;
+  std::function<bool()> gone;
+};
+// Answers one line. Progress goes to the client while the call runs. nullopt: a notification,
+// nothing to answer.
+std::optional<Json> answer_line(Service& service, std::string_view line, const Waiting& client);
 
 }  // namespace voltree

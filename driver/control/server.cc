@@ -165,10 +165,14 @@ void Server::reap() {
 
 void Server::serve(Connection& connection) {
   using State = Connection::State;
-  const auto send = [&](const Json& message) {
-    // A client that is gone does not stop its call; writing the answer ends the connection.
-    (void)connection.socket.write_line(dump_json(message));
+  bool lost = false;
+  Waiting client;
+  // A client that is gone does not stop its call, unless the call asks; writing the answer ends the
+  // connection.
+  client.send = [&](const Json& message) {
+    if (!lost) lost = !connection.socket.write_line(dump_json(message)).ok();
   };
+  client.gone = [&] { return lost || connection.socket.peer_gone(); };
   while (!stopping_.load()) {
     Result<std::optional<std::string>> line = connection.socket.read_line(kRequestLineMaxBytes);
     if (!line.ok()) {
@@ -183,7 +187,7 @@ void Server::serve(Connection& connection) {
       if (connection.state != State::kReading) break;
       connection.state = State::kCalling;
     }
-    const std::optional<Json> answer = answer_line(service_, **line, send);
+    const std::optional<Json> answer = answer_line(service_, **line, client);
     const bool sent = !answer || connection.socket.write_line(dump_json(*answer)).ok();
     const std::lock_guard lock(mutex_);
     connection.state = State::kReading;

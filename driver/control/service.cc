@@ -44,15 +44,15 @@ void Service::set_nbd(nbd::Server* server) {
   attachments_->add(std::make_unique<NbdTarget>(runtime_, *server, store_.uuid()));
 }
 
-Result<Json> Service::call(std::string_view method, const Json& params,
-                           const ProgressSink& progress, Refusal* refusal) {
+Result<Json> Service::call(std::string_view method, const Json& params, const Caller& caller,
+                           Refusal* refusal) {
   if (refusal) *refusal = Refusal::kNone;
   const Method* found = find_method(method);
   if (found == nullptr) {
     if (refusal) *refusal = Refusal::kUnknownMethod;
     return error(Code::kNotSupported, "unknown method {}", voltree::quoted(method.substr(0, 64)));
   }
-  Call request(*this, params, progress);
+  Call request(*this, params, caller);
   Result<Json> answer = found->handler(request);
   if (refusal && !answer.ok() && request.bad_params()) *refusal = Refusal::kBadParams;
   return answer;

@@ -47,6 +47,17 @@ struct Progress {
 };
 using ProgressSink = std::function<void(const Progress&)>;
 
+// Who waits for an answer. All of it may be empty.
+struct Caller {
+  Caller() = default;
+  // As whoever wants to hear of progress and nothing else passes it on.
+  Caller(ProgressSink sink, std::function<bool()> has_gone = {})  // NOLINT(google-explicit-*)
+      : progress(std::move(sink)), gone(std::move(has_gone)) {}
+
+  ProgressSink progress;
+  std::function<bool()> gone;  // true once nobody waits any more
+};
+
 // What went wrong at the level of the protocol, for JSON-RPC's own error codes.
 enum class Refusal : std::uint8_t { kNone, kUnknownMethod, kBadParams };
 
@@ -57,9 +68,9 @@ class Service {
   Service(Runtime& runtime, Store& store, ExportedTree* tree);
   ~Service();
 
-  // Thread-safe; blocks until the answer. `progress` is called on this thread, several times a
-  // second at most. `refusal` (may be null) says whether a failure is one of the protocol.
-  Result<Json> call(std::string_view method, const Json& params, const ProgressSink& progress = {},
+  // Thread-safe; blocks until the answer. The caller's functions are called on this thread, several
+  // times a second at most. `refusal` (may be null) says whether a failure is one of the protocol.
+  Result<Json> call(std::string_view method, const Json& params, const Caller& caller = {},
                     Refusal* refusal = nullptr);
 
   // The NBD server of this process; without one there are no NBD devices, and nbd.* methods say so.
@@ -96,8 +107,8 @@ class Service {
 // One request on its way through a handler. (For service_*.cc.)
 class Call {
  public:
-  Call(Service& service, const Json& params, const ProgressSink& progress)
-      : service_(service), params_(params), progress_(progress) {}
+  Call(Service& service, const Json& params, const Caller& caller)
+      : service_(service), params_(params), caller_(caller) {}
 
   Service& service() { return service_; }
   Store& store() { return service_.store_; }
@@ -106,6 +117,7 @@ class Call {
   nbd::Server* nbd() { return service_.nbd_; }
   const std::function<Result<std::string>()>& private_nbd() const { return service_.private_nbd_; }
   const Json& params() const { return params_; }
+  const Caller& caller() const { return caller_; }
   bool stopping() const { return service_.stopping_.load(std::memory_order_acquire); }
   std::chrono::steady_clock::duration uptime() const {
     return std::chrono::steady_clock::now() - service_.started_;
@@ -139,7 +151,7 @@ class Call {
  private:
   Service& service_;
   const Json& params_;
-  const ProgressSink& progress_;
+  const Caller& caller_;
   bool bad_params_ = false;
 };
 
@@ -166,7 +178,7 @@ std::optional<T> Call::wait_reporting(Task<T> task, const std::function<Progress
       if (meeting->result) return std::move(meeting->result);
     }
     if (may_leave && stopping()) return std::nullopt;
-    if (progress_) progress_(sample());
+    if (caller_.progress) caller_.progress(sample());
   }
 }
 

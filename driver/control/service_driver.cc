@@ -1,8 +1,11 @@
 // driver.call: Cinder's verbs (driver/volume_driver.h) on this store, for drivers in other
 // languages.
+#include <thread>
+
 #include "driver/control/client.h"
 #include "driver/control/service.h"
 #include "driver/driver_calls.h"
+#include "driver/images/stop_signals.h"
 #include "driver/store_driver.h"
 
 namespace voltree {
@@ -32,6 +35,61 @@ Result<StoreDriverOptions> read_options(Call& call, const Json& configuration) {
   return options;
 }
 
+constexpr std::chrono::milliseconds kTellInterval{200};
+
+// A long call works on a thread of its own, while the caller's thread tells the client that there
+// is life and watches for reasons to give up: what is half done is then undone by the call itself.
+class LongCall {
+ public:
+  explicit LongCall(Call& call) : call_(call) {}
+
+  ProgressSink sink() {
+    return [this](const Progress& now) {
+      done_.store(now.done, std::memory_order_relaxed);
+      total_.store(now.total, std::memory_order_relaxed);
+    };
+  }
+
+  Answer<Json> run(const std::function<Answer<Json>()>& work) {
+    std::optional<Answer<Json>> answer;
+    std::thread worker([&] {
+      const StopCondition condition([this] { return check(); });
+      Answer<Json> made = work();
+      const std::lock_guard lock(mutex_);
+      answer.emplace(std::move(made));
+      arrived_.notify_all();
+    });
+    const auto arrived = [&] {
+      std::unique_lock lock(mutex_);
+      return arrived_.wait_for(lock, kTellInterval, [&] { return answer.has_value(); });
+    };
+    while (!arrived()) watch();
+    worker.join();
+    return std::move(*answer);
+  }
+
+ private:
+  void watch() {
+    const Caller& caller = call_.caller();
+    if (call_.stopping()) reason_.store("the daemon is stopping", std::memory_order_relaxed);
+    if (caller.gone && caller.gone()) {
+      reason_.store("nobody waits for the answer any more", std::memory_order_relaxed);
+    }
+    if (caller.progress) caller.progress({done_.load(), total_.load()});
+  }
+  Status check() const {
+    const char* reason = reason_.load(std::memory_order_relaxed);
+    return reason == nullptr ? Status() : Status(Code::kCancelled, reason);
+  }
+
+  Call& call_;
+  std::atomic<std::uint64_t> done_{0};
+  std::atomic<std::uint64_t> total_{0};
+  std::atomic<const char*> reason_{nullptr};  // to give up
+  std::mutex mutex_;
+  std::condition_variable arrived_;
+};
+
 // What went wrong in the driver is an answer of this method: the caller raises it again.
 Result<Json> driver_call(Call& call) {
   Params params(call.params());
@@ -41,8 +99,11 @@ Result<Json> driver_call(Call& call) {
   VT_RETURN_IF_ERROR(call.accept(params));
   VT_ASSIGN_OR_RETURN(StoreDriverOptions options, read_options(call, configuration));
   ServiceClient client(call.service());
+  LongCall long_call(call);
+  options.progress = long_call.sink();
   StoreDriver driver(client, std::move(options));
-  const Answer<Json> answer = call_driver(driver, name, arguments);
+  const auto make = [&] { return call_driver(driver, name, arguments); };
+  const Answer<Json> answer = is_long_driver_call(name) ? long_call.run(make) : make();
   if (answer.ok()) return Json{{"answer", *answer}};
   return Json{{"exception", name_of(answer.status().exception())},
               {"message", answer.status().message()}};

@@ -159,6 +159,20 @@ Result<Json> volume_revert(Call& call) {
   return node_answer(call, volume);
 }
 
+Result<Json> volume_replace(Call& call) {
+  Params params(call.params());
+  const std::string volume = params.text("volume");
+  const std::string source = params.text("source");
+  const auto erase_policy = params.optional_erase_policy("erase_policy");
+  VT_RETURN_IF_ERROR(call.accept(params));
+  VT_RETURN_IF_ERROR(check_volume_name("volume", volume));
+  VT_RETURN_IF_ERROR(check_volume_name("source", source));
+  VT_RETURN_IF_ERROR(call.wait(call.store().replace(volume, source, erase_policy)));
+  call.invalidate(volume);
+  call.invalidate(source);
+  return node_answer(call, volume);
+}
+
 Result<Json> volume_resize(Call& call) {
   Params params(call.params());
   const std::string name = params.text("name");
@@ -195,8 +209,12 @@ Result<Json> volume_delete(Call& call) {
   DeleteOptions options;
   options.erase_policy = params.optional_erase_policy("erase_policy");
   options.snapshots = params.flag("snapshots");
+  options.unless_snapshots = params.flag("unless_snapshots");
   options.force = params.flag("force");
   VT_RETURN_IF_ERROR(call.accept(params));
+  if (options.snapshots && options.unless_snapshots) {
+    return call.refuse("give one of the parameters \"snapshots\" and \"unless_snapshots\"");
+  }
   std::vector<NodeId> nodes;
   if (options.force && call.nbd() != nullptr) {
     VT_ASSIGN_OR_RETURN(const NodeName parsed, parse_node_name(name));
@@ -303,6 +321,7 @@ const std::vector<Method>& volume_methods() {
       {"volume.snapshot_group", volume_snapshot_group},
       {"volume.clone", volume_clone},
       {"volume.revert", volume_revert},
+      {"volume.replace", volume_replace},
       {"volume.resize", volume_resize},
       {"volume.rename", volume_rename},
       {"volume.delete", volume_delete},

@@ -1,6 +1,7 @@
 #include "driver/control/socket.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/time.h>
@@ -87,6 +88,11 @@ void LineSocket::set_write_timeout(std::chrono::seconds timeout) {
   timeval limit{};
   limit.tv_sec = timeout.count();
   ::setsockopt(fd_, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
+}
+
+bool LineSocket::peer_gone() const {
+  pollfd state{fd_, 0, 0};
+  return ::poll(&state, 1, 0) > 0 && (state.revents & (POLLHUP | POLLERR)) != 0;
 }
 
 void LineSocket::shut_down() { ::shutdown(fd_, SHUT_RDWR); }

@@ -29,6 +29,8 @@ class LineSocket {
 
   // How long write_line waits for a peer that does not read.
   void set_write_timeout(std::chrono::seconds timeout);
+  // Nobody is at the other end any more. A peer that only has nothing more to say is still there.
+  bool peer_gone() const;
   void shut_down();          // both ways; thread-safe
   void shut_down_reading();  // thread-safe
   Result<uid_t> peer_uid() const;

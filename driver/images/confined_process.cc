@@ -163,7 +163,7 @@ Status listen(Launch& launch, const ConfinedCommand& command, ConfinedOutcome& o
   bool output = true;
   bool errors = true;
   while (output || errors) {
-    VT_RETURN_IF_ERROR(StopSignals::check());
+    VT_RETURN_IF_ERROR(check_stop());
     std::array<pollfd, 2> ready{{{output ? launch.output.reader.get() : -1, POLLIN, 0},
                                  {errors ? launch.errors.reader.get() : -1, POLLIN, 0}}};
     if (::poll(ready.data(), ready.size(), kPollMs) <= 0) continue;

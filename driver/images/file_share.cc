@@ -31,7 +31,7 @@ Result<std::uint64_t> share_file(Client& client, const std::string& volume, cons
   const std::uint64_t whole_bytes = file.size_bytes() / kBlockBytes * kBlockBytes;
   std::uint64_t at = 0;
   while (at < whole_bytes) {
-    VT_RETURN_IF_ERROR(StopSignals::check());
+    VT_RETURN_IF_ERROR(check_stop());
     done_bytes(at);
     const std::uint64_t piece_bytes = std::min(kPieceBytes, whole_bytes - at);
     const Status shared = client

@@ -5,7 +5,6 @@
 #include "driver/images/image_convert.h"
 #include "driver/images/image_file.h"
 #include "driver/images/raw_copy.h"
-#include "driver/images/stop_signals.h"
 #include "driver/images/store_volume.h"
 
 namespace voltree {
@@ -76,7 +75,6 @@ class Export {
   Client& client_;
   const ExportOptions& options_;
   const ProgressSink& progress_;
-  const StopSignals signals_;
   std::string socket_;
   std::unique_ptr<TargetFile> target_;
   std::unique_ptr<NbdDisk> disk_;

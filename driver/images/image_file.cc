@@ -100,7 +100,7 @@ Status SourceFile::check_unchanged() const {
 Result<std::size_t> SourceFile::read_next(std::span<std::byte> out) {
   std::size_t filled = 0;
   while (filled < out.size()) {
-    VT_RETURN_IF_ERROR(StopSignals::check());
+    VT_RETURN_IF_ERROR(check_stop());
     pollfd ready{fd_, POLLIN, 0};
     if (::poll(&ready, 1, kPollMs) <= 0) continue;
     const ssize_t got = ::read(fd_, out.data() + filled, out.size() - filled);

@@ -109,8 +109,10 @@ class Import {
       return error(Code::kTooLarge, "{} is more than the {} that a volume may have here",
                    format_size(size_bytes), format_size(size_max_bytes_));
     }
-    VT_ASSIGN_OR_RETURN(UnfinishedVolume made,
-                        UnfinishedVolume::create(client_, options_.name, size_bytes));
+    VT_ASSIGN_OR_RETURN(
+        UnfinishedVolume made,
+        UnfinishedVolume::create(client_, options_.name, size_bytes,
+                                 options_.replace ? Purpose::kReplace : Purpose::kNew));
     volume_.emplace(std::move(made));
     report_.size_bytes = size_bytes;
     return connect();
@@ -125,7 +127,7 @@ class Import {
   Result<std::uint64_t> size_for(std::uint64_t image_bytes) {
     if (options_.size_bytes) {
       if (*options_.size_bytes >= image_bytes) return *options_.size_bytes;
-      return error(Code::kInvalid, "--size {} is less than the image, {} bytes",
+      return error(Code::kInvalid, "the size {} is less than the image's, {} bytes",
                    *options_.size_bytes, image_bytes);
     }
     if (image_bytes == 0) return error(Code::kInvalid, "{} is empty: say --size", options_.file);
@@ -147,7 +149,7 @@ class Import {
     const bool hash_later = hash_ && report_.shared_bytes != 0;
     Sha256* const hash = hash_ && !hash_later ? &*hash_ : nullptr;
     for (std::uint64_t at = report_.shared_bytes; at < end_bytes;) {
-      VT_RETURN_IF_ERROR(StopSignals::check());
+      VT_RETURN_IF_ERROR(check_stop());
       VT_ASSIGN_OR_RETURN(const AllocationRun run, file_->next_run(at));
       paced.tell(at, end_bytes);
       if (!run.data) {
@@ -266,8 +268,8 @@ class Import {
       report_.size_bytes = shrink_to_bytes_;
     }
     VT_ASSIGN_OR_RETURN(report_.data_bytes, referenced_bytes(client_, volume_->name()));
-    VT_RETURN_IF_ERROR(StopSignals::check());
-    return volume_->publish();
+    VT_RETURN_IF_ERROR(check_stop());
+    return volume_->publish(options_.erase_policy);
   }
 
   Client& client_;

@@ -3,7 +3,7 @@
 // The bytes go to a volume NAME.import-XXXXXXXX over the store's private NBD socket, be it a
 // daemon's or that of a store which this process has opened. It gets its name when everything is
 // there, durable and verified; when anything fails it is deleted. So NAME is never half an image. A
-// process that is killed leaves the other volume behind.
+// process that is killed leaves the other volume behind (store_volume.h, remove_leftovers).
 #pragma once
 
 #include <cstdint>
@@ -18,11 +18,16 @@ namespace voltree {
 
 struct ImportOptions {
   std::string file;                             // "-": standard input, raw
-  std::string name;                             // the new volume
+  std::string name;                             // the new volume, or the one whose contents go
   std::optional<ImageFormat> format;            // image_format.h, agree_on_format
   std::optional<std::uint64_t> size_bytes;      // the volume's; default: the image's
   std::optional<std::uint64_t> size_max_bytes;  // default: what the store's host can hold
   std::string sha256;                           // of the file or stream; empty: not asked for
+  // The volume is there already: it holds the image in the end, or what it held. It keeps its
+  // limits and snapshots; kBusy while it is attached. `erase_policy`: of what it held; empty: its
+  // own.
+  bool replace = false;
+  std::string erase_policy;
 };
 
 struct ImageReport {

@@ -86,7 +86,7 @@ Result<NbdDisk::Ticket> NbdDisk::begin_write(std::uint64_t offset_bytes,
 
 Status NbdDisk::wait(Ticket ticket) {
   while (true) {
-    VT_RETURN_IF_ERROR(StopSignals::check());
+    VT_RETURN_IF_ERROR(check_stop());
     const int done = nbd_aio_command_completed(handle_, static_cast<std::uint64_t>(ticket));
     if (done == 1) return {};
     if (done < 0 || nbd_poll(handle_, kPollMs) < 0) return failure("a request");

@@ -68,7 +68,7 @@ class StreamSink : public RawSink {
 
   Status data(std::uint64_t /*offset_bytes*/, std::span<const std::byte> bytes) override {
     while (!bytes.empty()) {
-      VT_RETURN_IF_ERROR(StopSignals::check());
+      VT_RETURN_IF_ERROR(check_stop());
       pollfd ready{fd_, POLLOUT, 0};
       if (::poll(&ready, 1, 200) <= 0) continue;
       // A pipe that blocks takes all of it or waits: so much as it has room for anyway.
@@ -143,7 +143,7 @@ class RawReader {
   }
 
   Status hand_over() {
-    VT_RETURN_IF_ERROR(StopSignals::check());
+    VT_RETURN_IF_ERROR(check_stop());
     Piece& piece = queue_.front();
     if (piece.memory.empty()) {
       if (hash_ != nullptr) hash_->zeros(piece.length_bytes);

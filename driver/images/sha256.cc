@@ -72,7 +72,7 @@ Result<std::string> sha256_of_file(int fd, const std::string& name) {
   Sha256 hash;
   std::vector<std::byte> chunk(kReadBytes);
   for (std::uint64_t at = 0;;) {
-    VT_RETURN_IF_ERROR(StopSignals::check());
+    VT_RETURN_IF_ERROR(check_stop());
     const ssize_t got = ::pread(fd, chunk.data(), chunk.size(), static_cast<off_t>(at));
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) return Status::from_errno(errno, name);

@@ -5,6 +5,7 @@ namespace {
 
 volatile sig_atomic_t came = 0;
 void note(int number) { came = number; }
+thread_local const StopCondition* condition = nullptr;
 
 }  // namespace
 
@@ -22,8 +23,16 @@ StopSignals::~StopSignals() {
   for (std::size_t i = 0; i < kSignals.size(); ++i) ::sigaction(kSignals[i], &before_[i], nullptr);
 }
 
-Status StopSignals::check() {
-  return came == 0 ? Status() : Status(Code::kCancelled, "interrupted by a signal");
+StopCondition::StopCondition(std::function<Status()> ask)
+    : ask_(std::move(ask)), before_(condition) {
+  condition = this;
+}
+
+StopCondition::~StopCondition() { condition = before_; }
+
+Status check_stop() {
+  if (came != 0) return Status(Code::kCancelled, "interrupted by a signal");
+  return condition == nullptr ? Status() : condition->ask_();
 }
 
 }  // namespace voltree

@@ -26,12 +26,27 @@ Result<std::uint64_t> number_member(const Json& answer, const char* member) {
   return found->get<std::uint64_t>();
 }
 
-// NAME.import-XXXXXXXX; a long name loses its end.
-std::string temporary_name(const std::string& name) {
-  const std::string suffix = fmt::format(".import-{:08x}", std::random_device()());
-  std::string start = name.substr(0, kNameMaxBytes - suffix.size());
-  while (!check_name(start + suffix).ok() && !start.empty()) start.pop_back();  // half a character
-  return start + suffix;
+constexpr std::string_view kImport = ".import-", kExport = ".export-";
+constexpr std::size_t kDigits = 8;
+
+// NAME.import-XXXXXXXX without the Xs; a long name loses its end.
+std::string temporary_start(const std::string& name, std::string_view infix) {
+  std::string start = name.substr(0, kNameMaxBytes - infix.size() - kDigits);
+  while (!check_name(start).ok() && !start.empty()) start.pop_back();  // half a character
+  return start.append(infix);
+}
+
+std::string temporary_name(const std::string& name, std::string_view infix) {
+  return fmt::format("{}{:08x}", temporary_start(name, infix), std::random_device()());
+}
+
+bool is_temporary(const std::string& name, const std::string& of) {
+  for (const std::string_view infix : {kImport, kExport}) {
+    const std::string start = temporary_start(of, infix);
+    if (!name.starts_with(start) || name.size() != start.size() + kDigits) continue;
+    return name.find_first_not_of("0123456789abcdef", start.size()) == std::string::npos;
+  }
+  return false;
 }
 
 }  // namespace
@@ -60,31 +75,60 @@ Status wait_until_free(Client& client, const std::string& name) {
   }
 }
 
+Status remove_leftovers(Client& client, const std::string& name) {
+  VT_ASSIGN_OR_RETURN(const Json list, client.call("volume.list", Json::object()));
+  const Json nodes = list.value("nodes", Json::array());
+  for (const Json& node : nodes) {
+    const std::string found = node.value("name", std::string());
+    if (!is_temporary(found, name)) continue;
+    const Status gone = client.call("volume.delete", Json{{"name", found}}).status();
+    if (gone.ok() || gone.code() == Code::kBusy || gone.code() == Code::kNotFound) continue;
+    return gone;
+  }
+  return {};
+}
+
 Result<UnfinishedVolume> UnfinishedVolume::create(Client& client, const std::string& final_name,
-                                                  std::uint64_t size_bytes) {
-  const Status taken = client.call("volume.info", Json{{"name", final_name}}).status();
-  if (taken.ok())
+                                                  std::uint64_t size_bytes, Purpose purpose) {
+  const Status there = client.call("volume.info", Json{{"name", final_name}}).status();
+  if (purpose == Purpose::kNew && there.ok()) {
     return error(Code::kExists, "there is a volume {} already", voltree::quoted(final_name));
-  if (taken.code() != Code::kNotFound) return taken;
-  const std::string name = temporary_name(final_name);
+  }
+  const bool fine = purpose == Purpose::kNew ? there.code() == Code::kNotFound : there.ok();
+  if (!fine) return there;
+  const std::string name = temporary_name(final_name, kImport);
   VT_RETURN_IF_ERROR(
       client.call("volume.create", Json{{"name", name}, {"size_bytes", size_bytes}}).status());
-  return UnfinishedVolume(client, name, final_name);
+  return UnfinishedVolume(client, name, final_name, purpose);
+}
+
+Result<UnfinishedVolume> UnfinishedVolume::clone(Client& client, const std::string& source) {
+  const std::string name = temporary_name(source, kExport);
+  VT_RETURN_IF_ERROR(
+      client.call("volume.clone", Json{{"source", source}, {"name", name}}).status());
+  return UnfinishedVolume(client, name, source, Purpose::kReplace);
 }
 
 UnfinishedVolume::UnfinishedVolume(UnfinishedVolume&& other) noexcept
     : client_(other.client_),
       name_(std::exchange(other.name_, {})),
-      final_name_(other.final_name_) {}
+      final_name_(other.final_name_),
+      purpose_(other.purpose_) {}
 
 Status UnfinishedVolume::resize(std::uint64_t size_bytes) {
   const Json params{{"name", name_}, {"size_bytes", size_bytes}, {"shrink", true}};
   return client_.call("volume.resize", params).status();
 }
 
-Status UnfinishedVolume::publish() {
-  VT_RETURN_IF_ERROR(
-      client_.call("volume.rename", Json{{"from", name_}, {"to", final_name_}}).status());
+Status UnfinishedVolume::publish(const std::string& erase_policy) {
+  if (purpose_ == Purpose::kNew) {
+    VT_RETURN_IF_ERROR(
+        client_.call("volume.rename", Json{{"from", name_}, {"to", final_name_}}).status());
+  } else {
+    Json params{{"volume", final_name_}, {"source", name_}};
+    if (!erase_policy.empty()) params["erase_policy"] = erase_policy;
+    VT_RETURN_IF_ERROR(client_.call("volume.replace", std::move(params)).status());
+  }
   name_.clear();
   return {};
 }

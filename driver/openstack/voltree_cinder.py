@@ -3,17 +3,26 @@
 Each call goes to the daemon's control socket as `driver.call` (docs/CONTROL.md) and is answered by
 the driver in C++ (driver/store_driver.h): here, Cinder's objects become plain values and the
 driver's exceptions Cinder's. Nothing here touches a file of the mounted tree: a call that blocks
-there would stop every green thread of the service. What the base class does with a volume's path
-(images, backups) runs in processes of their own.
+there would stop every green thread of the service. Images are files that Cinder's own code fetches
+and uploads; the daemon reads and writes them. What the base class does with a volume's path
+(backups) runs in processes of their own.
 """
 
+import binascii
+import contextlib
 import json
+import os
 import socket
+import tempfile
+import time
 
+from castellan import key_manager
+from eventlet import tpool
 from oslo_config import cfg
 from oslo_log import log as logging
 
 from cinder import exception
+from cinder.image import image_utils
 from cinder import interface
 from cinder.volume import configuration
 from cinder.volume import driver
@@ -40,10 +49,15 @@ voltree_opts = [
                      'managed, by their paths as source-name. None by default.'),
     cfg.IntOpt('voltree_call_timeout',
                default=300, min=1,
-               help='How many seconds the daemon may take for one call.'),
+               help='How many seconds the daemon may be silent during a call. Calls that take '
+                    'longer, on images, tell of their progress meanwhile.'),
 ]
 
 CONF.register_opts(voltree_opts, group=configuration.SHARED_CONF_GROUP)
+
+
+# The formats that the daemon reads and writes; the others pass through Cinder's own conversion.
+_IMAGE_FORMATS = ('raw', 'qcow2', 'vmdk', 'vhdx', 'vdi')
 
 
 class _Gone(Exception):
@@ -89,11 +103,24 @@ class VoltreeDriver(driver.VolumeDriver):
             options['erase_policy'] = {'none': 'discard'}.get(clear, clear)
         return options
 
+    @staticmethod
+    def _connect(connection, path, seconds):
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                return connection.connect(path)
+            except BlockingIOError:  # so many want to be let in that there is no room to wait
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(0.1)
+
     def _ask(self, request):
         path = self.configuration.voltree_socket
+        seconds = self.configuration.voltree_call_timeout
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(self.configuration.voltree_call_timeout)
-            connection.connect(path)
+            # Of each wait for bytes: a long call may take as long as it tells of progress.
+            connection.settimeout(seconds)
+            self._connect(connection, path, seconds)
             connection.sendall(request)
             with connection.makefile('rb') as answers:
                 for line in answers:
@@ -165,6 +192,10 @@ class VoltreeDriver(driver.VolumeDriver):
 
     def check_for_setup_error(self):
         self._call('check_for_setup_error')
+        if self.configuration.safe_get('volume_clear_size'):
+            LOG.warning('volume_clear_size is not heeded: all that a volume held is cleared.')
+        if self.configuration.safe_get('volume_clear_ionice'):
+            LOG.warning('volume_clear_ionice is not heeded: "voltree erase --rate" bounds clearing.')
 
     def get_volume_stats(self, refresh=False):
         if refresh or not self._last_stats:
@@ -273,7 +304,7 @@ class VoltreeDriver(driver.VolumeDriver):
         self._call('terminate_connection_snapshot', snapshot=self._snapshot(snapshot),
                    connector=connector)
 
-    # --- Images. Fetching and uploading are the base class's, on the volume's path.
+    # --- Images: files that are fetched and uploaded here, and read and written by the daemon.
 
     def clone_image(self, *args, **kwargs):
         """(context, volume, image_location, image_meta, image_service), as it is called today, or
@@ -290,6 +321,79 @@ class VoltreeDriver(driver.VolumeDriver):
         answer = self._call('clone_image', volume=self._volume(volume), locations=urls,
                             volume_name_template=CONF.volume_name_template)
         return answer['model_update'], answer['cloned']
+
+    def copy_image_to_volume(self, context, volume, image_service, image_id,
+                             disable_sparse=False):
+        with self._fetched(context, volume, image_service, image_id) as (path, disk_format):
+            self._fill(volume, image_id, path, disk_format)
+
+    def copy_image_to_encrypted_volume(self, context, volume, image_service, image_id,
+                                       disable_sparse=False):
+        """The image becomes a LUKS container before it gets to the volume: nothing is mapped."""
+        with image_utils.temporary_file(prefix='image_plain_%s_' % image_id) as plain, \
+                image_utils.temporary_file(prefix='image_luks_%s_' % image_id) as luks:
+            image_utils.fetch_to_raw(context, image_service, image_id, plain,
+                                     self.configuration.volume_dd_blocksize, size=volume.size)
+            self._encrypt(context, volume, plain, luks)
+            self._fill(volume, image_id, luks, 'raw')
+
+    @staticmethod
+    def _encrypt(context, volume, plain, luks):
+        encryption = volume_utils.check_encryption_provider(volume, context)
+        key = key_manager.API(CONF).get(context, encryption['encryption_key_id'])
+        with tempfile.NamedTemporaryFile(prefix='luks_', mode='w',
+                                         dir=os.path.dirname(luks)) as passphrase:
+            passphrase.write(binascii.hexlify(key.get_encoded()).decode('utf-8'))
+            passphrase.flush()
+            image_utils.convert_image(
+                plain, luks, 'luks', src_format='raw', passphrase_file=passphrase.name,
+                cipher_spec=image_utils.decode_cipher(encryption['cipher'],
+                                                      encryption['key_size']))
+
+    @contextlib.contextmanager
+    def _fetched(self, context, volume, image_service, image_id):
+        """The image as a file of this host that the daemon can read, and its format."""
+        meta = image_service.show(context, image_id)
+        disk_format = image_utils.fixup_disk_format(meta['disk_format'])
+        native = (disk_format in _IMAGE_FORMATS and meta.get('container_format') != 'compressed')
+        if native:
+            image_utils.check_image_conversion_disable(meta['disk_format'], 'raw', image_id,
+                                                       upload=False)
+            held = image_utils.TemporaryImages.for_image_service(image_service)
+            path = held.get(context, image_id)
+            if path:  # the manager has fetched it already
+                yield path, disk_format
+                return
+        with image_utils.temporary_file(prefix='image_download_%s_' % image_id) as path:
+            if native:
+                image_utils.fetch_verify_image(context, image_service, image_id, path)
+            else:
+                disk_format = 'raw'
+                image_utils.fetch_to_raw(context, image_service, image_id, path,
+                                         self.configuration.volume_dd_blocksize,
+                                         size=volume.size)
+            yield path, disk_format
+
+    def _fill(self, volume, image_id, path, disk_format):
+        try:
+            self._call('copy_image_to_volume', volume=self._volume(volume),
+                       image={'path': path, 'disk_format': disk_format})
+        except exception.ImageUnacceptable as error:
+            raise exception.ImageUnacceptable(image_id=image_id, reason=error)
+
+    def copy_volume_to_image(self, context, volume, image_service, image_meta):
+        wanted = image_meta['disk_format']
+        image_utils.check_image_conversion_disable(wanted, 'raw', image_meta['id'], upload=True)
+        native = (wanted in _IMAGE_FORMATS and image_meta.get('container_format') != 'compressed')
+        disk_format = wanted if native else 'raw'
+        with image_utils.temporary_file(prefix='vol_upload_') as path:
+            self._call('copy_volume_to_image', volume=self._volume(volume),
+                       image={'path': path, 'disk_format': disk_format,
+                              'compress': bool(CONF.image_compress_on_upload)})
+            volume_utils.upload_volume(context, image_service, image_meta, path, volume,
+                                       volume_format=disk_format)
+            # Here, and not where the file is forgotten: giving back much space takes a while.
+            tpool.execute(os.truncate, path, 0)
 
     # --- Taking in and letting go.
 

@@ -39,7 +39,8 @@ class Attachments {
   std::vector<Attachment> list();
   // Tells the devices of a volume that it was resized. What fails is left to the next attach.
   void capacity_changed(const std::string& name, std::uint64_t size_bytes);
-  // Takes up the devices that an earlier daemon left. Returns what went wrong, a line for each.
+  // Takes up the devices that an earlier daemon made, under the same paths. Returns what went
+  // wrong, a line for each.
   std::vector<std::string> resume_all();
   // Unbinds every live device that is not in use; the books stay. Returns a line for each of those
   // in use, with what becomes of it.

@@ -41,6 +41,16 @@ void make_node(int number) {
   (void)::mknod(path.c_str(), S_IFBLK | 0660, makedev(kLoopMajor, static_cast<unsigned>(number)));
 }
 
+int open_backing(const Config& config) {
+  const int access = config.read_only ? O_RDONLY : O_RDWR;
+  return ::open(config.backing_file.c_str(), access | O_DIRECT | O_CLOEXEC);
+}
+
+// As the kernel names it, also when it does not answer any more; empty for a device that is free.
+std::string file_behind(int number) {
+  return kernel::read_line(fmt::format("/sys/block/loop{}/loop/backing_file", number));
+}
+
 // One try on one device: kBusy when somebody else took it first.
 Status configure(const std::string& device, int backing, const Config& config) {
   const int mode = (config.read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC;
@@ -90,8 +100,7 @@ Status refresh_size(const std::string& backing_file) {
 }
 
 Result<std::string> bind(const Config& config) {
-  const int access = config.read_only ? O_RDONLY : O_RDWR;
-  Fd backing(::open(config.backing_file.c_str(), access | O_DIRECT | O_CLOEXEC));
+  const Fd backing(open_backing(config));
   if (!backing.ok()) return Status::from_errno(errno, "opening " + config.backing_file);
   VT_RETURN_IF_ERROR(refresh_size(config.backing_file));
   const Fd control(::open("/dev/loop-control", O_RDWR | O_CLOEXEC));
@@ -111,6 +120,48 @@ Result<std::string> bind(const Config& config) {
     std::this_thread::sleep_for(milliseconds(5));
   }
   return status;
+}
+
+Status bind_to(const std::string& device, const Config& config) {
+  const int number = device_number(device);
+  if (number < 0) return error(Code::kInvalid, "{} is no loop device", device);
+  const Fd backing(open_backing(config));
+  if (!backing.ok()) return Status::from_errno(errno, "opening " + config.backing_file);
+  VT_RETURN_IF_ERROR(refresh_size(config.backing_file));
+  // The kernel makes it when it is not there; EEXIST is as good.
+  const Fd control(::open("/dev/loop-control", O_RDWR | O_CLOEXEC));
+  if (control.ok()) (void)::ioctl(control.get(), LOOP_CTL_ADD, number);
+  make_node(number);
+  VT_RETURN_IF_ERROR(configure(device, backing.get(), config));
+  kernel::make_nodes(device);
+  return {};
+}
+
+Status release_dead(const std::string& device, const std::string& file) {
+  const int number = device_number(device);
+  if (number < 0) return error(Code::kNotFound, "{} is no loop device", device);
+  const std::string behind = file_behind(number);
+  if (behind.empty()) return {};
+  if (state_of(device).bound || !behind.ends_with(file)) {
+    return error(Code::kNotFound, "{} is another's now", device);
+  }
+  VT_RETURN_IF_ERROR(kernel::wait_until_unused(device));
+  const std::vector<std::string> partitions = kernel::partitions_of(device);
+  {
+    const Fd fd(::open(device.c_str(), O_RDONLY | O_CLOEXEC));
+    if (!fd.ok()) return Status::from_errno(errno, "opening " + device);
+    if (::ioctl(fd.get(), LOOP_CLR_FD) != 0 && errno != ENXIO) {
+      return Status::from_errno(errno, "detaching " + device);
+    }
+  }
+  for (int i = 0; i < kReleaseTries; ++i) {
+    if (file_behind(number).empty()) {
+      kernel::remove_nodes(partitions);
+      return {};
+    }
+    std::this_thread::sleep_for(kReleasePause);
+  }
+  return kernel::busy(device, kernel::users_of(device));
 }
 
 State state_of(const std::string& device) {

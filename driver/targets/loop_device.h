@@ -35,6 +35,14 @@ Status check_supported();
 // ("/dev/loop3"). Makes device nodes that nobody else makes (containers have no udev).
 Result<std::string> bind(const Config& config);
 
+// The same, to this device. kBusy when it is not free.
+Status bind_to(const std::string& device, const Config& config);
+
+// Frees `device` when what is behind it has died and was a file of this end ("/volumes/disk"): what
+// was cached of it is lost already. OK when it is free. kNotFound when it is another file's, kBusy,
+// naming who, when it is in use.
+Status release_dead(const std::string& device, const std::string& file);
+
 // Makes the kernel ask for the file's size again: a loop device takes the size that the kernel
 // remembers.
 Status refresh_size(const std::string& backing_file);

@@ -2,6 +2,8 @@
 
 #include <sys/stat.h>
 
+#include <algorithm>
+
 #include "driver/control/service.h"
 #include "driver/targets/loop_device.h"
 
@@ -38,8 +40,19 @@ Status LoopTarget::capacity_changed(const Attachment& attachment, std::uint64_t)
   return loop::update_capacity(attachment.row.device);
 }
 
+// Who was told of a path goes on using it.
 Status LoopTarget::resume(const Attachment& attachment) {
-  return error(Code::kNotFound, "{} went with the daemon that made it", attachment.row.device);
+  const AttachmentRow& row = attachment.row;
+  if (row.device.empty() || row.boot_id != runtime_.boot_id()) {
+    return error(Code::kNotFound, "it is of an earlier boot");
+  }
+  if (tree_ == nullptr) return error(Code::kNotFound, "nothing is mounted");
+  VT_RETURN_IF_ERROR(check_supported());
+  // The path in the tree: what is left of the device names it relative to a mount that is gone.
+  const std::string path = tree_->path_of(attachment.name);
+  const std::string file = path.substr(std::min(path.size(), tree_->mountpoint().size()));
+  VT_RETURN_IF_ERROR(loop::release_dead(row.device, file));
+  return loop::bind_to(row.device, {path, row.read_only, row.sector_size_bytes});
 }
 
 }  // namespace voltree

@@ -32,9 +32,10 @@ class Target {
   virtual bool is_live(const AttachmentRow& row) const = 0;
   // Tells the device that the node was resized.
   virtual Status capacity_changed(const Attachment& attachment, std::uint64_t size_bytes) = 0;
-  // Whether devices outlive the daemon, and wait for the next one to resume them.
+  // Whether devices outlive the daemon: who uses one waits for the next daemon.
   virtual bool resumes() const = 0;
-  // The device of an earlier daemon is served again. kNotFound when there is none any more.
+  // What an earlier daemon has made is there again, under the same path. kNotFound when there is
+  // nothing to take up any more; kBusy, naming who, when somebody still uses what is left of it.
   virtual Status resume(const Attachment& attachment) = 0;
 };
 

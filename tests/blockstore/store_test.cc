@@ -157,6 +157,27 @@ TEST_F(StoreTest, ADeletedVolumeLeavesItsSnapshotsAndTheirName) {
   EXPECT_EQ(at("a", 0, kMiB), 0);
 }
 
+TEST_F(StoreTest, DeleteUnlessThereAreSnapshots) {
+  const auto unless = [this](const std::string& name) {
+    DeleteOptions options;
+    options.unless_snapshots = true;
+    return runtime_->sync_wait(store_->remove(name, options)).status();
+  };
+  create("a", kMiB);
+  create("b", kMiB);  // a neighbour's snapshots are not its own
+  ok(store_->snapshot("b", "s"));
+  ok(unless("a"));
+  const Status refused = unless("b");
+  EXPECT_EQ(refused.code(), Code::kBusy);
+  EXPECT_NE(refused.message().find("the snapshot \"s\""), std::string_view::npos)
+      << refused.message();
+  EXPECT_EQ(at("b", 0), 0) << "refused, it is as it was";
+  remove("b");
+  EXPECT_EQ(unless("b").code(), Code::kBusy) << "the name is still in use";
+  ok(unless("b@s"));
+  EXPECT_EQ(unless("b").code(), Code::kNotFound);
+}
+
 TEST_F(StoreTest, RevertRestoresTheSnapshotSizeIncluded) {
   create("a", kMiB);
   fill("a", 0, kMiB, 'x');

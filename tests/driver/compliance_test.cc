@@ -2,10 +2,14 @@
 // with gaps, each of which must be named.
 #include "driver/compliance.h"
 
+#include <fstream>
+
 #include "driver/control/client.h"
 #include "driver/control/server.h"
 #include "driver/driver_calls.h"
+#include "driver/images/stop_signals.h"
 #include "driver/store_driver.h"
+#include "driver/targets/nbd/server.h"
 #include "tests/driver/driver_fixture.h"
 
 namespace voltree {
@@ -24,6 +28,16 @@ class ComplianceTest : public ServiceTest {
     ServiceTest::SetUp();
     if (HasFatalFailure()) return;
     service_ = std::make_unique<Service>(*runtime_, *store_, &tree_);
+    nbd::ServerOptions nbd_options;
+    auto listener = listen_unix(nbd_path_);
+    ASSERT_TRUE(listener.ok()) << listener.status().message();
+    nbd_options.private_listener = *listener;
+    auto nbd = nbd::Server::start(*runtime_, *store_, std::move(nbd_options), nullptr);
+    ASSERT_TRUE(nbd.ok()) << nbd.status().message();
+    nbd_ = std::move(nbd).value();
+    service_->set_private_nbd([this] { return Result<std::string>(nbd_path_); });
+    data_.folder = folder_ / "images";
+    std::filesystem::create_directory(data_.folder);
     data_.write_block = [this](const std::string& node, std::uint64_t at, char fill) {
       auto device = runtime_->sync_wait(store_->open_device(node));
       if (!device.ok()) return false;
@@ -40,6 +54,11 @@ class ComplianceTest : public ServiceTest {
       return static_cast<char>(block[0]);
     };
   }
+  void TearDown() override {
+    service_.reset();
+    nbd_.reset();
+    ServiceTest::TearDown();
+  }
   // No test of a driver may depend on how full this host is.
   static StoreDriverOptions options() {
     StoreDriverOptions options;
@@ -50,7 +69,21 @@ class ComplianceTest : public ServiceTest {
   static std::string lines(const std::vector<std::string>& gaps) {
     return fmt::format("{}", fmt::join(gaps, "\n"));
   }
+  // A file of `size_bytes` that begins with so many bytes of 'n'.
+  std::string image_file(std::size_t data_bytes, std::uint64_t size_bytes) const {
+    std::string path = data_.folder + "/image";
+    std::ofstream(path, std::ios::binary | std::ios::trunc) << std::string(data_bytes, 'n');
+    std::filesystem::resize_file(path, size_bytes);
+    return path;
+  }
+  std::vector<std::string> volume_names() const {
+    std::vector<std::string> names;
+    for (const NodeName& name : runtime_->sync_wait(store_->names())) names.push_back(name.str());
+    return names;
+  }
   TestTree tree_;
+  const std::string nbd_path_ = folder_ / "nbd.sock";
+  std::unique_ptr<nbd::Server> nbd_;
   ComplianceData data_;
 };
 
@@ -123,6 +156,89 @@ TEST_F(ComplianceTest, ByNameAndJson) {
             Code::kInvalid);
 }
 
+TEST_F(ComplianceTest, ImagesByNameAndJson) {
+  const auto call = [this](const std::string& name, const Json& image) {
+    const Json disk{{"name", "volume-1"}, {"id", "1"}, {"size", 1}};
+    return must("driver.call", {{"call", name},
+                                {"arguments", {{"volume", disk}, {"image", image}}},
+                                {"configuration", {{"free_min_bytes", 0}}}});
+  };
+  const Json nothing{{"answer", nullptr}};
+  const Json image{{"path", image_file(kBlockBytes, 1000001)}, {"disk_format", "raw"}};
+  EXPECT_EQ(call("create_volume", nullptr), nothing);
+  (void)must("qos.set", {{"name", "volume-1"}, {"write_iops_sec", 1}});
+  EXPECT_EQ(call("copy_image_to_volume", image), nothing);
+  EXPECT_EQ(data_.read_block("volume-1", 0), 'n');
+  EXPECT_EQ(must("qos.get", {{"name", "volume-1"}})["limits"]["write_iops_sec"], 1);
+  for (const auto& [member, value, exception] :
+       std::vector<std::tuple<std::string, Json, std::string>>{
+           {"path", "image", "InvalidInput"},
+           {"path", data_.folder, "InvalidInput"},
+           {"path", "/nowhere", "VolumeBackendAPIException"},
+           {"path", nullptr, "InvalidInput"},
+           {"disk_format", "iso", "ImageUnacceptable"},
+           {"disk_format", "vhdx", "ImageUnacceptable"}}) {
+    Json bad = image;
+    bad[member] = value;
+    EXPECT_EQ(call("copy_image_to_volume", bad)["exception"], exception) << member << value;
+  }
+  std::ofstream(image["path"].get<std::string>(), std::ios::binary | std::ios::in) << "QFI\xfb";
+  const Json looks = call("copy_image_to_volume", image);
+  EXPECT_EQ(looks["exception"], "ImageUnacceptable") << "what looks like qcow2 is not raw";
+  EXPECT_EQ(data_.read_block("volume-1", 0), 'n') << "refused, it is as it was";
+  EXPECT_EQ(volume_names(), std::vector<std::string>{"volume-1"});
+}
+
+TEST_F(ComplianceTest, AnImageThatIsGivenUpLeavesTheVolumeAsItWas) {
+  ServiceClient client(*service_);
+  StoreDriver driver(client, options());
+  DriverVolume disk;
+  disk.name = "volume-1";
+  disk.size_gib = 1;
+  ASSERT_TRUE(driver.create_volume(disk).ok());
+  ASSERT_TRUE(data_.write_block("volume-1", 0, 'o'));
+  // What a copy has left that was killed, in either direction; and what only looks so.
+  for (const char* name : {"volume-1.import-0123abcd", "volume-1.export-00000000",
+                           "volume-1.import-0123", "volume-12.import-0123abcd"}) {
+    (void)must("volume.create", {{"name", name}, {"size_bytes", kBlockBytes}});
+  }
+  const std::string path = image_file(std::size_t{20} << 20, std::size_t{20} << 20);
+  {
+    int asked = 0;
+    const StopCondition condition(
+        [&asked] { return ++asked > 3 ? Status(Code::kCancelled, "enough") : Status(); });
+    const DriverStatus given_up = driver.copy_image_to_volume(disk, {path, "raw"});
+    ASSERT_FALSE(given_up.ok());
+    EXPECT_EQ(given_up.exception(), Exception::kVolumeBackendAPIException);
+    EXPECT_EQ(given_up.message(), "enough");
+    EXPECT_FALSE(driver.copy_volume_to_image(disk, {path + ".out", "raw"}).ok());
+    EXPECT_FALSE(std::filesystem::exists(path + ".out"));
+  }
+  EXPECT_EQ(data_.read_block("volume-1", 0), 'o');
+  const std::vector<std::string> left{"volume-1", "volume-1.import-0123",
+                                      "volume-12.import-0123abcd"};
+  EXPECT_EQ(volume_names(), left);
+  EXPECT_TRUE(driver.copy_image_to_volume(disk, {path, "raw"}).ok());
+  EXPECT_EQ(data_.read_block("volume-1", 0), 'n');
+}
+
+TEST_F(ComplianceTest, AVolumeInUseGetsNoImage) {
+  ServiceClient client(*service_);
+  StoreDriver driver(client, options());
+  DriverVolume disk;
+  disk.name = "volume-1";
+  disk.size_gib = 1;
+  ASSERT_TRUE(driver.create_volume(disk).ok());
+  ASSERT_TRUE(data_.write_block("volume-1", 0, 'o'));
+  const auto claimed = runtime_->sync_wait(store_->claim_device("volume-1"));
+  ASSERT_TRUE(claimed.ok());
+  const std::string path = image_file(kBlockBytes, kBlockBytes);
+  EXPECT_EQ(driver.copy_image_to_volume(disk, {path, "raw"}).exception(), Exception::kVolumeIsBusy);
+  EXPECT_TRUE(driver.copy_volume_to_image(disk, {path, "raw"}).ok()) << "that may be done";
+  EXPECT_EQ(std::filesystem::file_size(path), std::uint64_t{1} << 30);
+  EXPECT_EQ(data_.read_block("volume-1", 0), 'o');
+}
+
 TEST_F(ComplianceTest, LimitsOfTheType) {
   ServiceClient client(*service_);
   StoreDriver driver(client, options());
@@ -156,6 +272,24 @@ TEST_F(ComplianceTest, LimitsOfTheType) {
   disk.name = "volume-3";
   EXPECT_EQ(driver.create_volume(disk).status().exception(), Exception::kInvalidInput);
   EXPECT_EQ(code_of("volume.info", {{"name", "volume-3"}}), Code::kNotFound);
+}
+
+TEST_F(ComplianceTest, BusyNamesTheSnapshotThatIsInTheWay) {
+  ServiceClient client(*service_);
+  StoreDriver driver(client, options());
+  DriverVolume disk;
+  disk.name = "volume-1";
+  disk.size_gib = 1;
+  ASSERT_TRUE(driver.create_volume(disk).ok());
+  (void)must("volume.snapshot", {{"volume", "volume-1"}, {"snapshot", "unmanaged"}});
+  const DriverStatus busy = driver.delete_volume(disk);
+  ASSERT_FALSE(busy.ok());
+  EXPECT_EQ(busy.exception(), Exception::kVolumeIsBusy);
+  EXPECT_NE(busy.message().find("unmanaged"), std::string::npos) << busy.message();
+  EXPECT_EQ(code_of("volume.delete",
+                    {{"name", "volume-1"}, {"snapshots", true}, {"unless_snapshots", true}}),
+            Code::kInvalid);
+  EXPECT_TRUE(runtime_->sync_wait(store_->info("volume-1")).ok());
 }
 
 TEST_F(ComplianceTest, AFullPoolTakesNothingNew) {

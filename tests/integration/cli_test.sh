@@ -453,15 +453,43 @@ test_loop() {
   device=$("$voltree" attach v@s --sector-size 4096)
   is "a snapshot is read-only" 1 "$(blockdev --getro "$device")"
   is "sectors" 4096 "$(blockdev --getss "$device")"
-  # A daemon that died leaves books; they are stale, busy, and can be cleared.
+  local volume
+  volume=$("$voltree" attach v)
+  # What a daemon made the next one makes again, under the same path, whether it was stopped or killed.
+  stop_daemon
+  start_daemon --mount "$work/mnt" || return
+  is "after a stop" "live live" "$(states)"
+  cmp -n 65536 "$work/data" "$volume" || fail "after a stop $volume has other data"
+  is "sectors, after a stop" 4096 "$(blockdev --getss "$device")"
+  kill_daemon
+  start_daemon --mount "$work/mnt" || return
+  is "after a kill" "live live" "$(states)"
+  cmp -n 65536 "$work/data" "$volume" || fail "after a kill $volume has other data"
+  is "a snapshot is still read-only" 1 "$(blockdev --getro "$device")"
+  # Not what somebody uses: the books of that are stale, busy, and can be cleared.
+  exec 9<"$device"
+  kill_daemon
+  start_daemon --mount "$work/mnt" || return
+  is "in use" "live stale" "$(states)"
+  expect 4 . delete v@s
+  exec 9<&-
+  expect 0 'detached' detach v@s
+  # Nor what has become another's.
+  kill_daemon
+  losetup -d "$volume"
+  losetup "$volume" "$work/data"
+  start_daemon --mount "$work/mnt" || return
+  is "taken" "stale" "$(states)"
+  cmp "$work/data" "$volume" || fail "$volume is the other one's no more"
+  losetup -d "$volume"
+  losetup -d "$device" 2>/dev/null # dead: the detach of what is stale leaves it
+  expect 0 'detached' detach v
+}
+states() { json '" ".join(sorted(x["state"] for x in a["attachments"]))' list --attachments; }
+kill_daemon() {
   kill -KILL "$daemon"
   wait "$daemon" 2>/dev/null
-  losetup -d "$device" 2>/dev/null
   fusermount3 -uz "$work/mnt" 2>/dev/null
-  start_daemon --mount "$work/mnt" || return
-  expect 0 'stale' list --attachments
-  expect 4 . delete v@s
-  expect 0 'detached' detach v@s
 }
 
 test_help

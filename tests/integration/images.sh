@@ -203,6 +203,15 @@ hostile() {
   if ((${#trace[@]})) && grep -E 'secret|/etc/passwd' "$work/trace" | grep -qv ' = -1 '; then
     fail "$what: a foreign file was opened: $(grep -E 'secret|/etc/passwd' "$work/trace")"
   fi
+  [[ -z $daemon ]] || through_driver "$what" "$file" "$format"
+}
+# through_driver WHAT FILE FORMAT: the driver refuses it, too, and the volume stays as it was.
+through_driver() {
+  local answer
+  answer=$(driver_call copy_image_to_volume "{\"volume\":{\"name\":\"kept\",\"size\":1},
+    \"image\":{\"path\":\"$2\",\"disk_format\":\"$3\"}}")
+  is "$1: the driver's answer ($answer)" ImageUnacceptable "$(jq -r .exception <<<"$answer")"
+  check "$1: the volume" cmp -n 50331648 "$work/raw" "$work/mnt/volumes/kept"
 }
 patched() { # patched FILE OFFSET BYTES-IN-HEX: a copy of good.qcow2
   cp "$work/good.qcow2" "$1"
@@ -273,6 +282,33 @@ FORMATS
   rm "$image"* "$work"/{good.*,middle,secret}
 }
 
+# The driver for Cinder: to an image and back, in each format; hostile ones.
+driver_round_trips() {
+  local format file=$work/image
+  is "the driver's volume" '{"answer": null}' "$(driver_call create_volume '{"volume":{"name":"kept","size":1}}')"
+  check "its data" cp "$work/raw" "$work/mnt/volumes/kept"
+  for format in raw qcow2 vmdk vhdx vdi; do
+    is "$format: out" '{"answer": null}' "$(driver_call copy_volume_to_image \
+      "{\"volume\":{\"name\":\"kept\",\"size\":1},\"image\":{\"path\":\"$file\",\"disk_format\":\"$format\"}}")"
+    check "$format: QEMU compares it" qemu-img compare -q -f "$format" -F raw "$file" "$work/mnt/volumes/kept"
+    driver_call create_volume '{"volume":{"name":"back","size":2}}' >/dev/null
+    head -c 8388608 /dev/urandom >"$work/mnt/volumes/back"
+    is "$format: in" '{"answer": null}' "$(driver_call copy_image_to_volume \
+      "{\"volume\":{\"name\":\"back\",\"size\":2},\"image\":{\"path\":\"$file\",\"disk_format\":\"$format\"}}")"
+    is "$format: the size" 2147483648 "$(stat -c %s "$work/mnt/volumes/back")"
+    check "$format: the volume" qemu-img compare -q -f raw -F raw "$work/mnt/volumes/back" "$work/mnt/volumes/kept"
+    check "$format: delete" "$voltree" delete back
+    rm "$file"
+  done
+  volumes="kept"
+  hostile_images
+  qemu-img create -q -f qcow2 "$file" 1025M
+  through_driver "a disk that is too large" "$file" qcow2
+  rm "$file"
+  check "delete" "$voltree" delete kept
+  volumes=""
+}
+
 raw_round_trips "embedded"
 format_round_trips "embedded"
 hostile_images
@@ -284,6 +320,7 @@ if (need_fuse) >/dev/null; then
   raw_round_trips "daemon"
   format_round_trips "daemon"
   stopped
+  driver_round_trips
   is "the private socket" 600 "$(stat -c %a "$VOLTREE_STORE/run/nbd.sock")"
   stop_daemon
   # The rules of access are for others.

@@ -2,11 +2,18 @@
 
 Cinder itself is not here: the few names of it that the driver uses stand in for it below. What this
 shows is that values, answers and exceptions pass through as they must, not that Cinder is content.
-Usage: openstack_shim.py DRIVER-FOLDER CONTROL-SOCKET MOUNTPOINT
+Usage: openstack_shim.py DRIVER-FOLDER CONTROL-SOCKET MOUNTPOINT FOLDER-FOR-IMAGES SLOW-IMAGE
 """
 
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
 import sys
 import tempfile
+import time
 import types
 import unittest
 
@@ -47,7 +54,7 @@ class CinderException(Exception):
 
 EXCEPTIONS = ['VolumeBackendAPIException', 'VolumeIsBusy', 'SnapshotIsBusy', 'VolumeNotFound',
               'SnapshotNotFound', 'InvalidInput', 'InvalidConnectorException',
-              'InvalidReplicationTarget', 'InvalidGroup', 'ManageExistingInvalidReference',
+              'InvalidReplicationTarget', 'InvalidGroup', 'ImageUnacceptable', 'ManageExistingInvalidReference',
               'ManageExistingAlreadyManaged', 'ManageExistingVolumeTypeMismatch']
 
 
@@ -60,9 +67,83 @@ def option(name, **members):
     return name, members
 
 
+class ImageService:
+    """Glance, with its images in memory: {id: (path, disk_format)}."""
+
+    def __init__(self, **images):
+        self.images = images
+        self.fetched = []
+
+    def show(self, context, image_id):
+        return {'id': image_id, 'disk_format': self.images[image_id][1]}
+
+
+class TemporaryImages:
+    """Those that the manager has fetched already."""
+    held = {}
+
+    @classmethod
+    def for_image_service(cls, image_service):
+        return cls
+
+    @classmethod
+    def get(cls, context, image_id):
+        return cls.held.get(image_id)
+
+
+@contextlib.contextmanager
+def temporary_file(prefix=''):
+    with tempfile.TemporaryDirectory(prefix=prefix) as folder:
+        path = os.path.join(folder, 'image')
+        open(path, 'wb').close()
+        yield path
+
+
+def fetch_verify_image(context, image_service, image_id, path):
+    image_service.fetched.append(image_id)
+    shutil.copy(image_service.images[image_id][0], path)
+
+
+def fetch_to_raw(context, image_service, image_id, path, blocksize, size=None):
+    image_service.fetched.append(image_id)
+    source, disk_format = image_service.images[image_id]
+    subprocess.run(['qemu-img', 'convert', '-f', disk_format, '-O', 'raw', source, path], check=True)
+
+
+def convert_image(source, target, out_format, src_format=None, cipher_spec=None,
+                  passphrase_file=None):
+    subprocess.run(['qemu-img', 'convert', '-f', src_format, '-O', out_format,
+                    '--object', 'secret,id=key,format=raw,file=' + passphrase_file,
+                    '-o', 'key-secret=key,cipher-alg=%s' % cipher_spec['cipher_alg'],
+                    source, target], check=True)
+
+
+def upload_volume(context, image_service, image_meta, path, volume, volume_format='raw'):
+    kept = os.path.join(WORK, image_meta['id'])
+    shutil.copy(path, kept)
+    image_service.images[image_meta['id']] = (kept, volume_format)
+
+
+def stand_in_for_images():
+    key = types.SimpleNamespace(get_encoded=lambda: b'0123456789abcdef')
+    manager = types.SimpleNamespace(API=lambda conf: types.SimpleNamespace(get=lambda *a: key))
+    module('castellan', key_manager=manager)
+    tpool = types.SimpleNamespace(execute=lambda call, *arguments: call(*arguments))
+    module('eventlet', tpool=tpool)
+    utils = module('cinder.image.image_utils', TemporaryImages=TemporaryImages,
+                   temporary_file=temporary_file, fetch_verify_image=fetch_verify_image,
+                   fetch_to_raw=fetch_to_raw, convert_image=convert_image,
+                   fixup_disk_format=lambda name: {'vhd': 'vpc', 'iso': 'raw'}.get(name, name),
+                   check_image_conversion_disable=lambda *a, **k: None,
+                   decode_cipher=lambda cipher, size: {'cipher_alg': 'aes-256'})
+    module('cinder.image', image_utils=utils)
+
+
 def stand_in():
+    stand_in_for_images()
     cfg = module('oslo_config.cfg', StrOpt=option, IntOpt=option, ListOpt=option,
-                 CONF=Options(host='stor1', volume_name_template='volume-%s'))
+                 CONF=Options(host='stor1', volume_name_template='volume-%s',
+                              image_compress_on_upload=True))
     module('oslo_config', cfg=cfg)
     quiet = types.SimpleNamespace(debug=lambda *a: None, warning=lambda *a: None)
     log = module('oslo_log.log', getLogger=lambda name: quiet)
@@ -76,6 +157,9 @@ def stand_in():
                    is_group_a_cg_snapshot_type=lambda group: group.consistent,
                    extract_id_from_volume_name=lambda name: None,
                    check_already_managed_volume=lambda volume_id: False,
+                   upload_volume=upload_volume,
+                   check_encryption_provider=lambda volume, context: {
+                       'encryption_key_id': 'key', 'cipher': 'aes-xts-plain64', 'key_size': 256},
                    paginate_entries_list=lambda entries, marker, limit, *rest: entries[:limit])
     module('cinder', exception=exception, interface=interface)
     module('cinder.volume', configuration=configuration, driver=driver, volume_utils=utils)
@@ -95,6 +179,31 @@ def snapshot(of, name):
                                  volume_size=of.size)
 
 
+def file_of(one):
+    return MOUNTPOINT + '/volumes/' + one.name
+
+
+def read_file(path, offset, length):
+    with open(path, 'rb') as file:
+        file.seek(offset)
+        return file.read(length)
+
+
+def long_request(name, image):
+    return json.dumps({
+        'jsonrpc': '2.0', 'id': 1, 'method': 'driver.call',
+        'params': {'call': 'copy_image_to_volume',
+                   'arguments': {'volume': {'name': name, 'size': 1},
+                                 'image': {'path': image, 'disk_format': 'raw'}}}}).encode() + b'\n'
+
+
+def connect():
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.connect(SOCKET)  # waits for room in a queue that is full
+    connection.settimeout(60)
+    return connection
+
+
 CONNECTOR = {'host': 'stor1', 'ip': '192.0.2.1', 'multipath': False}
 
 
@@ -102,6 +211,7 @@ class ShimTest(unittest.TestCase):
     def setUp(self):
         self.driver = shim.VoltreeDriver(configuration=Configuration(
             voltree_socket=SOCKET, voltree_free_min_gb=0, volume_backend_name='back',
+            volume_dd_blocksize='1M',
             reserved_percentage=0, max_over_subscription_ratio='20.0', volume_clear='zero'))
         self.driver.do_setup(None)
         self.driver.check_for_setup_error()
@@ -206,6 +316,130 @@ class ShimTest(unittest.TestCase):
         for one in (disk, volume('origin')):
             self.driver.delete_volume(one)
 
+    def image(self, name, disk_format='raw', size=8 << 20):
+        path = os.path.join(WORK, name)
+        raw = path + '.raw' if disk_format != 'raw' else path
+        with open(raw, 'wb') as file:
+            file.write(b'i' * 100000)
+            file.truncate(size)
+        if raw != path:
+            subprocess.run(['qemu-img', 'convert', '-f', 'raw', '-O', disk_format, raw, path],
+                           check=True)
+        return path
+
+    def test_images_in(self):
+        disk = volume('disk')
+        self.driver.create_volume(disk)
+        glance = ImageService(raw=(self.image('raw'), 'raw'), vpc=(self.image('vpc', 'vpc'), 'vpc'),
+                              qcow2=(self.image('qcow2', 'qcow2'), 'qcow2'),
+                              liar=(self.image('liar', 'qcow2'), 'raw'),
+                              large=(self.image('large', 'qcow2', 2 << 30), 'qcow2'))
+        for name in ('raw', 'qcow2', 'vpc'):
+            with open(file_of(disk), 'r+b') as file:
+                file.write(b'o' * (16 << 20))
+            self.driver.copy_image_to_volume(None, disk, glance, name)
+            self.assertEqual(read_file(file_of(disk), 99999, 2), b'i\0', name)
+            self.assertEqual(read_file(file_of(disk), 9 << 20, 4096), bytes(4096), name)
+            self.assertEqual(os.stat(file_of(disk)).st_size, 1 << 30)
+        self.assertEqual(glance.fetched, ['raw', 'qcow2', 'vpc'])
+        TemporaryImages.held['raw'] = glance.images['raw'][0]
+        self.driver.copy_image_to_volume(None, disk, glance, 'raw')
+        self.assertEqual(len(glance.fetched), 3, 'it was there already')
+        for name in ('liar', 'large'):
+            with self.assertRaises(exception.ImageUnacceptable):
+                self.driver.copy_image_to_volume(None, disk, glance, name)
+        self.assertEqual(read_file(file_of(disk), 0, 2), b'ii')
+        self.driver.delete_volume(disk)
+
+    def test_images_out(self):
+        disk = volume('disk')
+        disk.volume_type = types.SimpleNamespace(extra_specs={}, qos_specs=None)
+        self.driver.create_volume(disk)
+        with open(file_of(disk), 'r+b') as file:
+            file.write(b'd' * 100000)
+            file.flush()
+            glance = ImageService()
+            for name in ('raw', 'qcow2', 'vhd'):  # while somebody has it open
+                self.driver.copy_volume_to_image(None, disk, glance,
+                                                 {'id': name, 'disk_format': name})
+        self.assertEqual([glance.images[name][1] for name in ('raw', 'qcow2', 'vhd')],
+                         ['raw', 'qcow2', 'raw'])
+        for path, disk_format in glance.images.values():
+            subprocess.run(['qemu-img', 'compare', '-q', '-f', disk_format, '-F', 'raw', path,
+                            file_of(disk)], check=True)
+        self.driver.delete_volume(disk)
+
+    def test_files_that_are_volumes_are_no_images(self):
+        disk = volume('disk')
+        self.driver.create_volume(disk)
+        glance = ImageService(mine=(file_of(disk), 'raw'))
+        TemporaryImages.held['mine'] = file_of(disk)
+        with self.assertRaises(exception.InvalidInput):
+            self.driver.copy_image_to_volume(None, disk, glance, 'mine')
+        self.driver.delete_volume(disk)
+
+    def test_an_encrypted_volume(self):
+        disk = volume('disk')
+        self.driver.create_volume(disk)
+        glance = ImageService(plain=(self.image('plain'), 'raw'))
+        self.driver.copy_image_to_encrypted_volume(None, disk, glance, 'plain')
+        self.assertEqual(read_file(file_of(disk), 0, 6), b'LUKS\xba\xbe')
+        self.assertFalse(os.path.islink(file_of(disk)))
+        with tempfile.NamedTemporaryFile(mode='w') as key:
+            key.write(b'0123456789abcdef'.hex())
+            key.flush()
+            opened = 'driver=luks,key-secret=key,file.filename=' + file_of(disk)
+            plain = os.path.join(WORK, 'opened')
+            subprocess.run(['qemu-img', 'convert', '--object',
+                            'secret,id=key,format=raw,file=' + key.name, '--image-opts', opened,
+                            '-O', 'raw', plain], check=True)
+        self.assertEqual(read_file(plain, 99999, 2), b'i\0')
+        self.driver.delete_volume(disk)
+
+    def start_long_call(self):
+        """A call that takes half a minute, by the pace at which its image can be read."""
+        disk = volume('disk')
+        self.driver.create_volume(disk)
+        with open(file_of(disk), 'r+b') as file:
+            file.write(b'o' * 4096)
+        connection = connect()
+        connection.sendall(long_request(disk.name, SLOW_IMAGE))
+        lines = connection.makefile()
+        self.assertEqual(json.loads(lines.readline())['method'], 'progress')
+        return disk, connection, lines
+
+    def unfinished(self):
+        return [entry for entry in self.driver.get_manageable_volumes([], None, 10, 0, [], [])
+                if '.import-' in entry['reference']['source-name']]
+
+    def end_long_call(self, disk, connection, lines):
+        """Nobody waits for it any more: it undoes what it has done, and ends."""
+        lines.close()
+        connection.close()
+        deadline = time.monotonic() + 60
+        while self.unfinished() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        self.assertEqual(self.unfinished(), [])
+        self.assertEqual(read_file(file_of(disk), 0, 2), b'oo')
+        self.driver.delete_volume(disk)
+
+    def test_a_long_call_is_in_nobodys_way(self):
+        disk, connection, lines = self.start_long_call()
+        self.driver.create_snapshot(snapshot(disk, 's'))
+        self.assertEqual(len(self.unfinished()), 1)
+        self.driver.delete_snapshot(snapshot(disk, 's'))
+        self.end_long_call(disk, connection, lines)
+
+    def test_a_long_call_stays_when_it_gets_crowded(self):
+        disk, connection, lines = self.start_long_call()
+        with contextlib.ExitStack() as crowd:
+            for _ in range(130):  # each beyond the limit sends an idle one away
+                crowd.enter_context(connect())
+            self.driver.check_for_setup_error()
+            for _ in range(3):
+                self.assertEqual(json.loads(lines.readline())['method'], 'progress')
+        self.end_long_call(disk, connection, lines)
+
     def test_statistics_are_always_an_answer(self):
         stats = self.driver.get_volume_stats(refresh=True)
         self.assertEqual(stats['volume_backend_name'], 'back')
@@ -217,7 +451,7 @@ class ShimTest(unittest.TestCase):
 
 
 if __name__ == '__main__':
-    FOLDER, SOCKET, MOUNTPOINT = sys.argv[1:4]
+    FOLDER, SOCKET, MOUNTPOINT, WORK, SLOW_IMAGE = sys.argv[1:6]
     exception = stand_in()
     sys.dont_write_bytecode = True
     sys.path.insert(0, FOLDER)

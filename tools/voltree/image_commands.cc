@@ -42,11 +42,11 @@ Status run_import(Cli& cli, const ImportCommandOptions& options) {
   if (!options.size_max.empty()) {
     VT_ASSIGN_OR_RETURN(import.size_max_bytes, parse_size(options.size_max));
   }
-  const StopSignals signals;
   VT_ASSIGN_OR_RETURN(Client * client, cli.client());
   std::optional<ProgressMeter> meter;
   if (!options.quiet) meter.emplace("importing " + options.name + ":");
   const ProgressSink sink = meter ? meter->sink() : ProgressSink();
+  const StopSignals signals;
   VT_ASSIGN_OR_RETURN(const ImageReport report, import_image(*client, import, sink));
   meter.reset();
   for (const std::string& warning : report.warnings) print_warning(warning);
@@ -84,6 +84,7 @@ Status run_export(Cli& cli, const ExportCommandOptions& options) {
   std::optional<ProgressMeter> meter;
   if (!options.quiet) meter.emplace("exporting " + options.name + ":");
   const ProgressSink sink = meter ? meter->sink() : ProgressSink();
+  const StopSignals signals;
   VT_ASSIGN_OR_RETURN(const ImageReport report, export_image(*client, wanted, sink));
   meter.reset();
   for (const std::string& warning : report.warnings) print_warning(warning);
