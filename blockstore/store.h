@@ -223,8 +223,8 @@ class Store {
   // in `range` (whole blocks, within both), by sharing the blocks where the host can
   // (FICLONERANGE). Holes are left out: the volume must read as zeros there, and must not have been
   // written to (kInvalid). The file stays as it is; what is done to it later is not seen in the
-  // volume. As durable as a write: flush. kNotSupported: not on this host, or not this file; what
-  // was shared before that stays.
+  // volume. As durable as a write: flush. Limits do not hold it up. kNotSupported: not on this
+  // host, or not this file; what was shared before that stays.
   Task<Status> share_file(std::string volume, std::string file, ByteRange range);
   // Both answer from extent maps alone, for [offset, offset + length) clipped to the device, in
   // order and without gaps; at most `max_runs`, and they may end early. Devices are this store's

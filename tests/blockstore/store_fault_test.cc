@@ -18,6 +18,8 @@ class StoreFaultTest : public ::testing::Test {
     ASSERT_TRUE(runtime_.sync_wait(store_->create_volume("a", 1 << 20, {})).ok());
     device_ = *runtime_.sync_wait(store_->open_device("a"));
   }
+  // A store that fails writes that down by itself: let it finish before the machine ends.
+  void TearDown() override { runtime_.run_until_done(runtime_.sleep_for(std::chrono::seconds(1))); }
   void open() {
     auto opened = runtime_.sync_wait(Store::open(runtime_, "/store", {.background_work = false}));
     ASSERT_TRUE(opened.ok()) << opened.status().message();

@@ -447,9 +447,15 @@ test_loop() {
   is "grown $device" 33554432 "$(blockdev --getsize64 "$device")"
   exec 9<"$device"
   expect 4 'pid' detach v
+  expect 4 'attached|in use' manage v volume-1
+  expect 4 'pid' unmanage v --as unmanaged
   exec 9<&-
   expect 0 "$device" detach "$device"
   is "nothing left" "[]" "$(json 'a["attachments"]' list --attachments)"
+  device=$("$voltree" attach v)
+  expect 0 'unmanaged is nobody' unmanage v --as unmanaged
+  is "its device is gone" "[]" "$(json 'a["attachments"]' list --attachments)"
+  expect 0 . rename unmanaged v
   device=$("$voltree" attach v@s --sector-size 4096)
   is "a snapshot is read-only" 1 "$(blockdev --getro "$device")"
   is "sectors" 4096 "$(blockdev --getss "$device")"

@@ -101,6 +101,25 @@ with sqlite3.connect(sys.argv[1]) as catalog:
   check "$1: delete it" "$voltree" delete last
 }
 
+# A daemon that dies while it shares leaves what was begun, and nothing that is half a volume.
+daemon_dies() { # daemon_dies TYPE SUM
+  local name found
+  "$voltree" import "$host/source" torn --quiet 2>/dev/null &
+  background=("$!")
+  until found=$("$voltree" list) && [[ $found == *torn* ]]; do
+    kill -0 "${background[0]}" 2>/dev/null || break # it was faster
+  done
+  kill_daemon
+  wait "${background[0]}" || true
+  background=()
+  start_daemon --allow-other
+  check "$1: every checksum after that" "$voltree" check --data
+  for name in $(json '" ".join(n["name"] for n in a["nodes"] if "torn" in n["name"])' list); do
+    [[ $name != torn ]] || is "$1: all of it" "$2" "$(exported_sum torn $file_bytes)"
+    check "$1: delete what is left" "$voltree" delete "$name"
+  done
+}
+
 # Neither sees what is written to the other.
 apart() { # apart TYPE
   local sum
@@ -182,6 +201,7 @@ try_host() { # try_host TYPE
   kill_daemon
   start_daemon --allow-other
   is "$1: after the daemon died" "$sum" "$(exported_sum first $file_bytes)"
+  daemon_dies "$1" "$sum"
   after_the_power_failed "$1" "$sum"
   apart "$1"
   what_cinder_may_take "$1"

@@ -77,7 +77,8 @@ Status list_manageable(Cli& cli, const ManageOptions& options) {
   for (const Json& entry : entries) {
     std::string name = text_of(entry.value("reference", Json()), "source-name");
     if (options.snapshots) {
-      name = text_of(entry.value("source_reference", Json()), "source-name") + "@" + name;
+      const Json volume = entry.value("source_reference", Json());
+      name = fmt::format("{}@{}", text_of(volume, "source-name"), name);
     }
     const std::string reason = text_of(entry, "reason_not_safe");
     table.add({std::move(name), fmt::format("{}", number_of(entry, "size")),
@@ -159,13 +160,14 @@ Status run_unmanage(Cli& cli, const UnmanageOptions& options) {
   if (!options.as.empty()) {
     VT_ASSIGN_OR_RETURN(to, new_name(from, options.as));
   }
-  VT_RETURN_IF_ERROR(cli.call("volume.info", Json{{"name", from.str()}}).status());
-  // As the manager does it: first nothing has it any more.
+  VT_ASSIGN_OR_RETURN(const Json before, cli.call("volume.info", Json{{"name", from.str()}}));
+  if (flag_of(before, "attached")) {
+    VT_RETURN_IF_ERROR(cli.call("device.detach", Json{{"name_or_device", from.str()}}).status());
+  }
   const Json arguments = from.is_snapshot() ? Json{{"snapshot", snapshot_argument(from)}}
                                             : Json{{"volume", volume_argument(from.volume)}};
-  const std::string which = from.is_snapshot() ? "_snapshot" : "";
-  VT_RETURN_IF_ERROR(call_verb(cli, "remove_export" + which, arguments).status());
-  VT_RETURN_IF_ERROR(call_verb(cli, "unmanage" + which, arguments).status());
+  const char* verb = from.is_snapshot() ? "unmanage_snapshot" : "unmanage";
+  VT_RETURN_IF_ERROR(call_verb(cli, verb, arguments).status());
   if (to.str() != from.str()) {
     VT_RETURN_IF_ERROR(
         cli.call("volume.rename", Json{{"from", from.str()}, {"to", to.str()}}).status());
