@@ -42,6 +42,8 @@ NodeInfo StoreCore::info_of(NodeId id, std::uint32_t depth) const {
   if (const auto claimed = claims.find(id); claimed != claims.end()) {
     info.connections = claimed->second;
   }
+  const auto noted = notes.find(node.row.volume);
+  if (node.row.kind == NodeKind::kHead && noted != notes.end()) info.notes = noted->second;
   std::vector<NodeId> below(node.children);
   while (!below.empty()) {
     const Lineage::Node& child = *lineage.find(below.back());

@@ -110,6 +110,7 @@ Task<Status> StoreCore::replace_head(std::string name, NodeId target, NodeId sou
   change.update_names = [this, gone] {
     volumes.erase(gone);
     limits.erase(gone);
+    notes.erase(gone);
   };
   const bool has_parent = change.next.find(target)->row.parent != kNoNode;
   const std::vector<LayerId> owned = change.next.find(target)->owned;

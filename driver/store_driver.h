@@ -145,6 +145,7 @@ class StoreDriver final : public VolumeDriver {
   DriverStatus disconnect(const std::string& node);
   Answer<Json> find_existing(const ExistingReference& reference, bool snapshot,
                              const std::string& volume_name);
+  DriverStatus note(const std::string& name, Json notes);
   DriverStatus check_path(const std::string& path);
   // Where this store is, for another store's driver on this host.
   std::string location_info(const Json& pool) const;

@@ -167,6 +167,21 @@ Result<Json> volume_replace(Call& call) {
   return node_answer(call, volume);
 }
 
+Result<Json> volume_set_notes(Call& call) {
+  Params params(call.params());
+  const std::string name = params.text("name");
+  const Json given = params.object_or_empty("notes");
+  VT_RETURN_IF_ERROR(call.accept(params));
+  VT_RETURN_IF_ERROR(check_volume_name("name", name));
+  std::map<std::string, std::string> notes;
+  for (const auto& [key, text] : given.items()) {
+    if (!text.is_string()) return call.refuse("parameter \"notes\" must have texts alone");
+    notes[key] = text.get<std::string>();
+  }
+  VT_RETURN_IF_ERROR(call.wait(call.store().set_notes(name, std::move(notes))));
+  return node_answer(call, name);
+}
+
 Result<Json> volume_resize(Call& call) {
   Params params(call.params());
   const std::string name = params.text("name");
@@ -270,6 +285,7 @@ Json node_json(const NodeInfo& info) {
             {"attached", info.attached},
             {"connections", info.connections},
             {"children", info.children},
+            {"notes", info.notes},
             {"id", info.id},
             {"parent", info.parent}};
   return node;
@@ -283,7 +299,7 @@ const std::vector<Method>& volume_methods() {
       {"volume.clone", volume_clone},       {"volume.revert", volume_revert},
       {"volume.replace", volume_replace},   {"volume.resize", volume_resize},
       {"volume.rename", volume_rename},     {"volume.delete", volume_delete},
-      {"volume.diff", volume_diff},
+      {"volume.diff", volume_diff},         {"volume.set_notes", volume_set_notes},
   };
   return methods;
 }
