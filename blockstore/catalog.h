@@ -101,6 +101,13 @@ struct VolumeLimitRow {
   std::uint64_t value = 0;
 };
 
+// What somebody has noted of a volume: words that mean nothing to the store.
+struct VolumeNoteRow {
+  VolumeId volume = 0;
+  std::string key;
+  std::string text;
+};
+
 struct AttachmentRow {
   std::uint64_t id = 0;
   NodeId node = kNoNode;
@@ -120,6 +127,7 @@ struct CatalogImage {
   std::vector<EraseItemRow> erase_items;
   std::vector<AttachmentRow> attachments;
   std::vector<VolumeLimitRow> volume_limits;
+  std::vector<VolumeNoteRow> volume_notes;
 };
 
 // What every store says of itself. Version and words: DESIGN section 3.
@@ -132,6 +140,8 @@ struct FormatInfo {
 inline constexpr std::uint32_t kFormatVersion = 1;
 // Compatible features. The table volume_limit is there; who does not know it serves without limits.
 inline constexpr std::uint64_t kFeatureVolumeLimits = 1;
+// The table volume_note is there; who does not know it serves without them.
+inline constexpr std::uint64_t kFeatureVolumeNotes = 2;
 inline constexpr std::uint64_t kKnownReadOnlyCompatible = 0;
 inline constexpr std::uint64_t kKnownIncompatible = 0;
 
@@ -177,10 +187,12 @@ class CatalogDb {
   // put_*: inserts, or replaces the row of that id. kExists: another volume has the name, or
   // another snapshot of the volume has it.
   Status put_volume(const VolumeRow& row);
-  Status remove_volume(VolumeId id);  // its limits go too
+  Status remove_volume(VolumeId id);  // its limits and notes go too
   // All of the volume's limits from now on. A store's first ones make the table and set
   // kFeatureVolumeLimits.
   Status put_volume_limits(VolumeId id, const std::vector<VolumeLimitRow>& rows);
+  // The same for its notes, and kFeatureVolumeNotes.
+  Status put_volume_notes(VolumeId id, const std::vector<VolumeNoteRow>& rows);
   Status put_node(const NodeRow& row);
   Status remove_node(NodeId id);
   Status put_layer(const LayerRow& row);

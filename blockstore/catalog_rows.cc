@@ -134,10 +134,18 @@ VolumeLimitRow read_volume_limit(RowReader& row) {
   return limit;
 }
 
-// It is made with a store's first limit.
-Result<bool> has_volume_limits(Connection& connection) {
-  Query query(connection,
-              "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'volume_limit'");
+VolumeNoteRow read_volume_note(RowReader& row) {
+  VolumeNoteRow note;
+  note.volume = row.number("volume", 1);
+  note.key = row.text("key");
+  note.text = row.text("text");
+  return note;
+}
+
+// Some are made with their first row.
+Result<bool> has_table(Connection& connection, std::string_view table) {
+  Query query(connection, "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1");
+  query.bind_text(table);
   return query.step();
 }
 
@@ -198,11 +206,17 @@ Result<CatalogImage> CatalogDb::load() {
                  "SELECT id, node, target, device, read_only, sector_size_bytes, boot_id, "
                  "created_ns FROM attachment ORDER BY id",
                  "attachment", read_attachment, image.attachments));
-  VT_ASSIGN_OR_RETURN(const bool limits, has_volume_limits(db));
+  VT_ASSIGN_OR_RETURN(const bool limits, has_table(db, "volume_limit"));
   if (limits) {
     VT_RETURN_IF_ERROR(
         read_table(db, "SELECT volume, key, value FROM volume_limit ORDER BY volume, key",
                    "volume_limit", read_volume_limit, image.volume_limits));
+  }
+  VT_ASSIGN_OR_RETURN(const bool notes, has_table(db, "volume_note"));
+  if (notes) {
+    VT_RETURN_IF_ERROR(read_table(db,
+                                  "SELECT volume, key, text FROM volume_note ORDER BY volume, key",
+                                  "volume_note", read_volume_note, image.volume_notes));
   }
   return image;
 }
@@ -230,13 +244,26 @@ Status CatalogDb::remove_volume(VolumeId id) {
 
 Status CatalogDb::put_volume_limits(VolumeId id, const std::vector<VolumeLimitRow>& rows) {
   Connection& db = *impl_->connection;
-  VT_ASSIGN_OR_RETURN(const bool there, has_volume_limits(db));
+  VT_ASSIGN_OR_RETURN(const bool there, has_table(db, "volume_limit"));
   if (!there && rows.empty()) return {};
   if (!there) VT_RETURN_IF_ERROR(db.execute(kVolumeLimitSchema));
   VT_RETURN_IF_ERROR(remove_by_id(db, "DELETE FROM volume_limit WHERE volume = ?1", id));
   for (const VolumeLimitRow& row : rows) {
     Query query(db, "INSERT INTO volume_limit (volume, key, value) VALUES (?1, ?2, ?3)");
     VT_RETURN_IF_ERROR(query.bind(id).bind_text(row.key).bind(row.value).run());
+  }
+  return {};
+}
+
+Status CatalogDb::put_volume_notes(VolumeId id, const std::vector<VolumeNoteRow>& rows) {
+  Connection& db = *impl_->connection;
+  VT_ASSIGN_OR_RETURN(const bool there, has_table(db, "volume_note"));
+  if (!there && rows.empty()) return {};
+  if (!there) VT_RETURN_IF_ERROR(db.execute(kVolumeNoteSchema));
+  VT_RETURN_IF_ERROR(remove_by_id(db, "DELETE FROM volume_note WHERE volume = ?1", id));
+  for (const VolumeNoteRow& row : rows) {
+    Query query(db, "INSERT INTO volume_note (volume, key, text) VALUES (?1, ?2, ?3)");
+    VT_RETURN_IF_ERROR(query.bind(id).bind_text(row.key).bind_text(row.text).run());
   }
   return {};
 }

@@ -128,4 +128,14 @@ CREATE TABLE volume_limit (
 UPDATE format SET compatible = compatible | 1;
 )sql";
 
+const char* const kVolumeNoteSchema = R"sql(
+CREATE TABLE volume_note (
+  volume INTEGER NOT NULL REFERENCES volume (id) ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED,
+  key    TEXT NOT NULL,
+  text   TEXT NOT NULL,
+  PRIMARY KEY (volume, key)
+) STRICT, WITHOUT ROWID;
+UPDATE format SET compatible = compatible | 2;
+)sql";
+
 }  // namespace voltree

@@ -12,5 +12,7 @@ inline constexpr std::int64_t kCatalogApplicationId = 0x766c7472;
 extern const char* const kCatalogSchema;
 // Adds volume_limit to it, when a store gets its first limit.
 extern const char* const kVolumeLimitSchema;
+// Adds volume_note, when a store gets its first note.
+extern const char* const kVolumeNoteSchema;
 
 }  // namespace voltree

@@ -178,6 +178,9 @@ Task<Status> StoreCore::load() {
   for (const VolumeRow& row : loaded.image.volumes) volumes[row.id] = row;
   for (const AttachmentRow& row : loaded.image.attachments) attachments[row.id] = row;
   VT_CO_RETURN_IF_ERROR(load_limits(loaded.image.volume_limits));
+  for (VolumeNoteRow& row : loaded.image.volume_notes) {
+    notes[row.volume][row.key] = std::move(row.text);
+  }
   saved_maps.insert(loaded.saved.begin(), loaded.saved.end());
   index_names();
   eraser.load(std::move(loaded.image.erase_requests), loaded.image.erase_items);

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -51,6 +52,7 @@ struct NodeInfo {
   QosLimits limits;               // of a volume, as they were asked for
   std::vector<std::string>
       children;  // names of named descendants directly below (through junctions)
+  std::map<std::string, std::string> notes;  // of a volume: set_notes
 };
 
 // What a volume's I/O is held to.
@@ -192,6 +194,10 @@ class Store {
   // As long as this process lives no limit holds anybody up, and who waits goes on; the catalog
   // keeps them. For a daemon that is about to stop and waits for its requests.
   Task<void> lift_limits();
+
+  // --- Notes on a volume, for whoever uses the store: all of them are replaced, and durable when
+  // the call returns. At most 64, keys of 1 to 128 bytes, texts of at most 1024 (kInvalid).
+  Task<Status> set_notes(std::string volume, std::map<std::string, std::string> notes);
 
   // --- Questions.
   Task<Result<NodeInfo>> info(std::string name);

@@ -136,6 +136,7 @@ class StoreCore {
   std::map<std::uint64_t, AttachmentRow> attachments;
   std::map<VolumeId, QosLimits> limits;  // of volumes that have any
   bool limits_lifted = false;
+  std::map<VolumeId, std::map<std::string, std::string>> notes;  // of volumes that have any
   std::map<NodeId, std::shared_ptr<Volume>> devices;
   std::map<NodeId, std::uint64_t> claims;             // how many ClaimedDevices there are
   std::list<std::pair<NodeId, ExtentMap>> map_cache;  // newest first

@@ -1,4 +1,4 @@
-// Limits of volumes: kept in the catalog, held to by the open volume's throttle.
+// Limits of volumes: kept in the catalog, held to by the open volume's throttle. And notes on them.
 #include "blockstore/store_core.h"
 
 namespace voltree {
@@ -78,6 +78,44 @@ Task<Result<QosInfo>> Store::qos(std::string volume) {
     info.delayed = open->second->throttle().delayed();
   }
   co_return info;
+}
+
+Task<Status> Store::set_notes(std::string volume, std::map<std::string, std::string> notes) {
+  constexpr std::size_t kNotesMax = 64;
+  constexpr std::size_t kKeyMaxBytes = 128;
+  constexpr std::size_t kTextMaxBytes = 1024;
+  StoreCore& core = *core_;
+  const AsyncMutex::Guard guard = co_await core.ops_mutex.lock();
+  VT_CO_RETURN_IF_ERROR(core.engine.check_writable());
+  NodeRow head;
+  {
+    const std::lock_guard lock(core.state_mutex);
+    VT_CO_ASSIGN_OR_RETURN(head, find_head(core, volume));
+  }
+  if (notes.size() > kNotesMax) {
+    co_return error(Code::kInvalid, "a volume may have {} notes, not {}", kNotesMax, notes.size());
+  }
+  std::vector<VolumeNoteRow> rows;
+  for (const auto& [key, text] : notes) {
+    if (key.empty() || key.size() > kKeyMaxBytes || text.size() > kTextMaxBytes) {
+      co_return error(Code::kInvalid, "a note has a key of 1 to {} bytes and a text of at most {}",
+                      kKeyMaxBytes, kTextMaxBytes);
+    }
+    rows.push_back({head.volume, key, text});
+  }
+  const Status committed = co_await core.engine.catalog().commit(
+      [&](CatalogDb& db) { return db.put_volume_notes(head.volume, rows); });
+  if (!committed.ok()) {
+    if (core.engine.catalog().failed()) core.engine.fail(committed);
+    co_return committed;
+  }
+  const std::lock_guard lock(core.state_mutex);
+  if (notes.empty()) {
+    core.notes.erase(head.volume);
+  } else {
+    core.notes[head.volume] = std::move(notes);
+  }
+  co_return Status();
 }
 
 Task<void> Store::lift_limits() {

@@ -43,6 +43,8 @@ NodeInfo StoreCore::info_of(NodeId id, std::uint32_t depth) const {
     info.connections = claimed->second;
   }
   info.limits = limits_of(node.row);
+  const auto noted = notes.find(node.row.volume);
+  if (node.row.kind == NodeKind::kHead && noted != notes.end()) info.notes = noted->second;
   std::vector<NodeId> below(node.children);
   while (!below.empty()) {
     const Lineage::Node& child = *lineage.find(below.back());

@@ -110,6 +110,7 @@ Task<Status> StoreCore::replace_head(std::string name, NodeId target, NodeId sou
   change.update_names = [this, gone] {
     volumes.erase(gone);
     limits.erase(gone);
+    notes.erase(gone);
   };
   const bool has_parent = change.next.find(target)->row.parent != kNoNode;
   const std::vector<LayerId> owned = change.next.find(target)->owned;
@@ -117,6 +118,7 @@ Task<Status> StoreCore::replace_head(std::string name, NodeId target, NodeId sou
   change.committed = [this, volume, map, size_bytes, owned, has_parent]() -> Task<void> {
     if (volume == nullptr) co_return;
     std::vector<std::shared_ptr<Layer>> layers;
+    layers.reserve(owned.size());
     for (const LayerId id : owned) layers.push_back(engine.layers().find(id));
     // A write that is planned between the two waits for the active layer, and is planned anew.
     volume->replace(map, size_bytes);

@@ -95,7 +95,9 @@ Task<Result<std::uint64_t>> StoreCore::remove_nodes(std::vector<NodeId> nodes, s
   change.extra = [&kept](CatalogDb& db) -> Status {
     for (const VolumeRow& row : kept) {
       VT_RETURN_IF_ERROR(db.put_volume(row));
-      if (row.head == kNoNode) VT_RETURN_IF_ERROR(db.put_volume_limits(row.id, {}));
+      if (row.head != kNoNode) continue;
+      VT_RETURN_IF_ERROR(db.put_volume_limits(row.id, {}));
+      VT_RETURN_IF_ERROR(db.put_volume_notes(row.id, {}));
     }
     return {};
   };
@@ -106,11 +108,14 @@ Task<Result<std::uint64_t>> StoreCore::remove_nodes(std::vector<NodeId> nodes, s
   change.update_names = [this, &kept, &finished, &nodes] {
     for (const VolumeRow& row : kept) {
       volumes[row.id] = row;
-      if (row.head == kNoNode) limits.erase(row.id);
+      if (row.head != kNoNode) continue;
+      limits.erase(row.id);
+      notes.erase(row.id);
     }
     for (const VolumeId id : finished) {
       volumes.erase(id);
       limits.erase(id);
+      notes.erase(id);
     }
     for (const NodeId id : nodes) devices.erase(id);  // a junction is no device either
   };

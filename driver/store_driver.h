@@ -152,6 +152,7 @@ class StoreDriver final : public VolumeDriver {
   Answer<ExistingFile> find_file(const std::string& path);
   Answer<std::uint64_t> file_size_gib(const std::string& path);
   Answer<Json> manage_file(const DriverVolume& volume, const std::string& path);
+  DriverStatus note(const std::string& name, Json notes);
   DriverStatus check_path(const std::string& path);
   // Where this store is, for another store's driver on this host.
   std::string location_info(const Json& pool) const;

@@ -5,6 +5,9 @@
 namespace voltree {
 namespace {
 
+// A note's key: and who.
+constexpr std::string_view kAttachedTo = "attached-to:";
+
 std::string node_of(const DriverSnapshot& snapshot) {
   return snapshot.volume_name + "@" + snapshot.name;
 }
@@ -109,15 +112,34 @@ Answer<bool> StoreDriver::terminate_connection(const DriverVolume& volume, const
   return false;
 }
 
-// Calls of older releases, which tell what initialize_connection has done already.
-DriverStatus StoreDriver::attach_volume(const DriverVolume& volume, const std::string&,
-                                        const std::string&, const std::string&) {
+// Calls of older releases, which tell who has a volume: notes of it, for whoever looks.
+DriverStatus StoreDriver::attach_volume(const DriverVolume& volume,
+                                        const std::string& instance_uuid,
+                                        const std::string& host_name,
+                                        const std::string& mountpoint) {
   VT_ASSIGN_OR_RETURN(const std::optional<Json> there, find(volume.name));
-  if (there) return {};
-  return {Exception::kVolumeNotFound, "there is no volume " + volume.name};
+  if (!there) return {Exception::kVolumeNotFound, "there is no volume " + volume.name};
+  Json notes = there->value("notes", Json::object());
+  const std::string& who = instance_uuid.empty() ? host_name : instance_uuid;
+  notes[std::string(kAttachedTo) + who] = fmt::format("{} {}", host_name, mountpoint);
+  return note(volume.name, std::move(notes));
 }
 
-DriverStatus StoreDriver::detach_volume(const DriverVolume&) { return {}; }
+DriverStatus StoreDriver::detach_volume(const DriverVolume& volume) {
+  VT_ASSIGN_OR_RETURN(const std::optional<Json> there, find(volume.name));
+  if (!there) return {};
+  const Json all = there->value("notes", Json::object());
+  Json left = Json::object();
+  for (const auto& [key, text] : all.items()) {
+    if (!key.starts_with(kAttachedTo)) left[key] = text;
+  }
+  return left == all ? DriverStatus() : note(volume.name, std::move(left));
+}
+
+DriverStatus StoreDriver::note(const std::string& name, Json notes) {
+  const Json params{{"name", name}, {"notes", std::move(notes)}};
+  return DriverStatus::of(client_.call("volume.set_notes", params).status());
+}
 
 Answer<Json> StoreDriver::create_export_snapshot(const DriverSnapshot& snapshot, const Json&) {
   VT_ASSIGN_OR_RETURN(const std::optional<Json> there, find(node_of(snapshot)));

@@ -173,6 +173,21 @@ Result<Json> volume_replace(Call& call) {
   return node_answer(call, volume);
 }
 
+Result<Json> volume_set_notes(Call& call) {
+  Params params(call.params());
+  const std::string name = params.text("name");
+  const Json given = params.object_or_empty("notes");
+  VT_RETURN_IF_ERROR(call.accept(params));
+  VT_RETURN_IF_ERROR(check_volume_name("name", name));
+  std::map<std::string, std::string> notes;
+  for (const auto& [key, text] : given.items()) {
+    if (!text.is_string()) return call.refuse("parameter \"notes\" must have texts alone");
+    notes[key] = text.get<std::string>();
+  }
+  VT_RETURN_IF_ERROR(call.wait(call.store().set_notes(name, std::move(notes))));
+  return node_answer(call, name);
+}
+
 Result<Json> volume_resize(Call& call) {
   Params params(call.params());
   const std::string name = params.text("name");
@@ -306,6 +321,7 @@ Json node_json(const NodeInfo& info) {
             {"connections", info.connections},
             {"limits", info.limits.empty() ? Json::object() : limits_json(info.limits.entries())},
             {"children", info.children},
+            {"notes", info.notes},
             {"id", info.id},
             {"parent", info.parent}};
   return node;
@@ -326,6 +342,7 @@ const std::vector<Method>& volume_methods() {
       {"volume.rename", volume_rename},
       {"volume.delete", volume_delete},
       {"volume.diff", volume_diff},
+      {"volume.set_notes", volume_set_notes},
       {"volume.share_file", volume_share_file},
   };
   return methods;

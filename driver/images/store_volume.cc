@@ -81,7 +81,7 @@ Status remove_leftovers(Client& client, const std::string& name) {
   for (const Json& node : nodes) {
     const std::string found = node.value("name", std::string());
     if (!is_temporary(found, name)) continue;
-    const Status gone = client.call("volume.delete", Json{{"name", found}}).status();
+    Status gone = client.call("volume.delete", Json{{"name", found}}).status();
     if (gone.ok() || gone.code() == Code::kBusy || gone.code() == Code::kNotFound) continue;
     return gone;
   }

@@ -143,5 +143,51 @@ TEST_F(StoreFaultTest, I3_AGroupIsThereAfterItsCommitAndNotBefore) {
   EXPECT_TRUE(runtime_.sync_wait(store_->close()).ok());
 }
 
+// The catalog fails at each of its writes in turn: the source's flush, and the commit itself.
+TEST_F(StoreFaultTest, I3_AReplaceIsThereAfterItsCommitAndNotBefore) {
+  device_.reset();
+  ASSERT_TRUE(runtime_.sync_wait(store_->remove("a", {})).ok());
+  const auto block = [](char what) {
+    return std::vector<std::byte>(kBlockBytes, static_cast<std::byte>(what));
+  };
+  const auto content = [&](const std::string& name) {
+    std::vector<std::byte> got(kBlockBytes);
+    auto device = runtime_.sync_wait(store_->open_device(name));
+    EXPECT_TRUE(device.ok()) << name << ": " << device.status().message();
+    if (!device.ok()) return got;
+    EXPECT_TRUE(runtime_.sync_wait((*device)->read(0, got)).ok());
+    return got;
+  };
+  int failures = 0;
+  for (bool done = false; !done; ++failures) {
+    ASSERT_LT(failures, 100);
+    const std::string target = "t" + std::to_string(failures);
+    const std::string source = "s" + std::to_string(failures);
+    for (const auto& [name, what] : {std::pair{target, 'x'}, std::pair{source, 'y'}}) {
+      ASSERT_TRUE(runtime_.sync_wait(store_->create_volume(name, 1 << 20, {})).ok());
+      auto device = *runtime_.sync_wait(store_->open_device(name));
+      ASSERT_TRUE(runtime_.sync_wait(device->write(0, block(what), {})).ok());
+    }
+    runtime_.faults().fail_write_from_sync = runtime_.faults().syncs + failures;
+    done = runtime_.sync_wait(store_->replace(target, source, {})).ok();
+    runtime_.faults().fail_write_from_sync = -1;
+    EXPECT_EQ(store_->read_only(), !done);
+    for (int reopened = 0; reopened < 2; ++reopened) {
+      EXPECT_EQ(content(target), block(done ? 'y' : 'x'));
+      EXPECT_EQ(runtime_.sync_wait(store_->info(source)).ok(), !done);
+      if (!done) {
+        EXPECT_EQ(content(source), block('y')) << "it answers again";
+      }
+      if (reopened == 0) {
+        store_.reset();
+        open();
+      }
+    }
+    EXPECT_TRUE(runtime_.sync_wait(store_->check({.data = true, .progress = {}}))->sound());
+  }
+  EXPECT_GT(failures, 1);
+  EXPECT_TRUE(runtime_.sync_wait(store_->close()).ok());
+}
+
 }  // namespace
 }  // namespace voltree

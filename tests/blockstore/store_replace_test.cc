@@ -103,6 +103,35 @@ TEST_F(StoreReplaceTest, LimitsStayAndOnesOfTheSourceGo) {
   EXPECT_EQ(runtime_->sync_wait(store_->qos("a"))->limits.entries(), mine.entries());
 }
 
+TEST_F(StoreReplaceTest, NotesStayAndGoWithTheirVolume) {
+  const std::map<std::string, std::string> mine{{"attached-to:one", "here /dev/vdb"}, {"b", ""}};
+  const auto notes = [this](const std::string& name) {
+    const auto info = runtime_->sync_wait(store_->info(name));
+    return info.ok() ? info->notes : std::map<std::string, std::string>{{"no", "volume"}};
+  };
+  create("a", kMiB);
+  create("b", kMiB);
+  ok(store_->set_notes("a", mine));
+  ok(store_->set_notes("b", {{"c", "d"}}));
+  ok(store_->snapshot("a", "s"));
+  EXPECT_TRUE(notes("a@s").empty());
+  ok(replace("a", "b"));
+  kill_and_reopen();
+  EXPECT_EQ(notes("a"), mine);
+  EXPECT_EQ(code(store_->set_notes("a", {{"", "no key"}})), Code::kInvalid);
+  EXPECT_EQ(code(store_->set_notes("a", {{"k", std::string(1025, 'x')}})), Code::kInvalid);
+  EXPECT_EQ(code(store_->set_notes("b", mine)), Code::kNotFound);
+  EXPECT_EQ(notes("a"), mine);
+  remove("a");  // its snapshot keeps the name
+  remove("a@s");
+  create("a", kMiB);
+  EXPECT_TRUE(notes("a").empty());
+  ok(store_->set_notes("a", mine));
+  ok(store_->set_notes("a", {}));
+  power_cycle_and_reopen();
+  EXPECT_TRUE(notes("a").empty());
+}
+
 TEST_F(StoreReplaceTest, I8_WhatItHeldIsErased) {
   create("a", kMiB);
   create("b", kMiB);

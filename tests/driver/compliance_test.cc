@@ -292,6 +292,26 @@ TEST_F(ComplianceTest, BusyNamesTheSnapshotThatIsInTheWay) {
   EXPECT_TRUE(runtime_->sync_wait(store_->info("volume-1")).ok());
 }
 
+TEST_F(ComplianceTest, WhoHasAVolumeIsNoted) {
+  ServiceClient client(*service_);
+  StoreDriver driver(client, options());
+  DriverVolume disk;
+  disk.name = "volume-1";
+  disk.size_gib = 1;
+  ASSERT_TRUE(driver.create_volume(disk).ok());
+  (void)must("volume.set_notes", {{"name", "volume-1"}, {"notes", {{"owner", "ann"}}}});
+  const auto notes = [this] { return must("volume.info", {{"name", "volume-1"}})["notes"]; };
+  ASSERT_TRUE(driver.attach_volume(disk, "instance", "stor1", "/dev/vdb").ok());
+  ASSERT_TRUE(driver.attach_volume(disk, "", "stor2", "/mnt").ok());
+  EXPECT_EQ(notes(), Json({{"attached-to:instance", "stor1 /dev/vdb"},
+                           {"attached-to:stor2", "stor2 /mnt"},
+                           {"owner", "ann"}}));
+  ASSERT_TRUE(driver.detach_volume(disk).ok());
+  EXPECT_EQ(notes(), Json({{"owner", "ann"}}));
+  EXPECT_EQ(code_of("volume.set_notes", {{"name", "volume-1"}, {"notes", {{"k", 1}}}}),
+            Code::kInvalid);
+}
+
 TEST_F(ComplianceTest, AFullPoolTakesNothingNew) {
   ServiceClient client(*service_);
   StoreDriverOptions full = options();

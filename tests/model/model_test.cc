@@ -118,7 +118,8 @@ class Model {
     if (kind < 760) return flush();
     if (kind < 800) return snapshot();
     if (kind < 830) return clone();
-    if (kind < 860) return revert();
+    if (kind < 853) return revert();
+    if (kind < 860) return replace();
     if (kind < 890) return resize();
     if (kind < 910) return rename();
     if (kind < 960) return nodes_.size() > 12 || pick(3) == 0 ? remove() : write();
@@ -254,6 +255,19 @@ class Model {
     wait(store_->revert(volume, name.substr(at + 1), options), "revert");
     if (!options.keep_as.empty()) nodes_[volume + "@" + options.keep_as] = nodes_[volume];
     nodes_[volume] = nodes_[name];
+  }
+  void replace() {
+    const std::string name = random_name(true);
+    const std::string source = random_name(true);
+    if (name.empty() || name == source) return;
+    const bool held = std::any_of(nodes_.begin(), nodes_.end(), [&](const auto& node) {
+      return node.first.starts_with(source + "@");
+    });
+    const Status status = runtime_->sync_wait(store_->replace(name, source, std::nullopt));
+    EXPECT_EQ(status.code(), held ? Code::kBusy : Code::kOk) << where() << status.message();
+    if (held) return;
+    nodes_[name] = nodes_[source];
+    nodes_.erase(source);
   }
   void resize() {
     const std::string name = random_name(true);
