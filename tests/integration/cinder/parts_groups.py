@@ -180,4 +180,29 @@ def manage_and_unmanage():
     volumes.voltree('a', 'delete', '--snapshots', 'volume-' + one)
 
 
-PARTS = {one.__name__: one for one in (consistent_groups, generic_groups, manage_and_unmanage)}
+def manage_files():
+    """A raw file becomes a volume; it stays as it is."""
+    path = '/srv/images/disk.raw'
+    with open(path, 'wb') as file:
+        file.truncate(GIB + 5000)
+    volumes.write_at(path, 1 << 20, volumes.pattern(1))
+    volumes.write_at(path, GIB - 100, volumes.pattern(2, 5000))
+    for name in ('/etc/passwd', '/srv/images/../../etc/passwd', '/srv/images/none'):
+        wrong = manage(name)
+        try:
+            api.wait('volumes', wrong)
+        except AssertionError:
+            delete(wrong)
+        else:
+            raise AssertionError('%s was taken in' % name)
+    one = manage(path)
+    assert api.wait('volumes', one)['size'] == 2
+    holds(one, 1, 1 << 20)
+    holds(one, 2, GIB - 100, 5000)
+    holds(one, None, 2 * GIB - (1 << 20))
+    delete(one)
+    volumes.expect(path, 1, 1 << 20)
+    os.unlink(path)
+
+
+PARTS = {one.__name__: one for one in (consistent_groups, generic_groups, manage_and_unmanage, manage_files)}

@@ -69,6 +69,7 @@ volume_backend_name = $1
 voltree_socket = /var/lib/voltree-$2/run/control.sock
 voltree_connection = $3
 voltree_free_min_gb = 1
+voltree_manage_directories = /srv/images
 END
 }
 common="auth_strategy = noauth
@@ -118,6 +119,7 @@ backend_url = file:///var/lib/cinder"
   echo "voltree_socket = /run/crash/control.sock" # parts_crashes.py
 } >/etc/cinder/cinder-crash.conf
 install -d -o cinder -g cinder /etc/cinder/policy.d
+install -d /srv/images
 
 glance-manage db_sync >/results/glance-db.log 2>&1 || die "Glance's database"
 cinder-manage db sync >/results/cinder-db.log 2>&1 || die "Cinder's database"
