@@ -33,18 +33,20 @@ DriverStatus StoreDriver::validate_connector(const Json& connector) {
 }
 
 Answer<std::string> StoreDriver::device_of(const std::string& node, bool read_only) {
+  const std::string_view target = options_.connection == Connection::kLocal ? "loop" : "file";
   const Result<Json> list = client_.call("device.list", Json::object());
   if (!list.ok()) return DriverStatus::of(list.status());
   for (const Json& attachment : (*list)["attachments"]) {
-    if (attachment["name"] != node || attachment["target"] != "loop") continue;
+    if (attachment["name"] != node || attachment["target"] != target) continue;
     if (attachment["state"] == "live") return text_in(attachment, "device");
-    // Of a daemon that died: its device is dead, too.
+    // Of another boot, or of a tree that was mounted elsewhere.
     const Result<Json> gone = client_.call("device.detach", Json{{"name_or_device", node}});
     if (!gone.ok()) return DriverStatus::of(gone.status());
     break;
   }
   const Result<Json> made =
-      client_.call("device.attach", Json{{"name", node}, {"read_only", read_only}});
+      client_.call("device.attach",
+                   Json{{"name", node}, {"read_only", read_only}, {"target", target}});
   if (!made.ok()) return DriverStatus::of(made.status());
   return text_in(*made, "device");
 }
@@ -56,29 +58,22 @@ Answer<Json> StoreDriver::connect(const std::string& node, bool read_only) {
     return DriverStatus(snapshot ? Exception::kSnapshotNotFound : Exception::kVolumeNotFound,
                         "there is no " + node);
   }
+  VT_ASSIGN_OR_RETURN(const std::string device, device_of(node, read_only));
   if (options_.connection == Connection::kLocal) {
-    VT_ASSIGN_OR_RETURN(const std::string device, device_of(node, read_only));
     return Json{{"driver_volume_type", "local"}, {"data", Json{{"device_path", device}}}};
   }
-  VT_ASSIGN_OR_RETURN(const std::string path, path_of(node));
   return Json{{"driver_volume_type", "gpfs"},
-              {"data", Json{{"name", node}, {"device_path", path}}}};
+              {"data", Json{{"name", node}, {"device_path", device}}}};
 }
 
 DriverStatus StoreDriver::disconnect(const std::string& node) {
-  if (options_.connection == Connection::kFile) return {};
   const Status gone = client_.call("device.detach", Json{{"name_or_device", node}}).status();
   if (gone.ok() || gone.code() == Code::kNotFound) return {};
   return {Exception::kVolumeBackendAPIException, std::string(gone.message())};
 }
 
 Answer<Json> StoreDriver::ensure_export(const DriverVolume& volume) {
-  if (options_.connection == Connection::kFile) {
-    VT_ASSIGN_OR_RETURN(const std::optional<Json> there, find(volume.name));
-    if (there) return Json(nullptr);
-    return DriverStatus(Exception::kVolumeNotFound, "there is no volume " + volume.name);
-  }
-  VT_DRIVER_RETURN_IF_ERROR(device_of(volume.name, false).status());
+  VT_DRIVER_RETURN_IF_ERROR(connect(volume.name, false).status());
   return Json(nullptr);
 }
 

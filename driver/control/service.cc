@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "driver/targets/attachments.h"
+#include "driver/targets/file_target.h"
 #include "driver/targets/loop_target.h"
 #include "driver/targets/nbd_target.h"
 
@@ -32,6 +33,7 @@ Service::Service(Runtime& runtime, Store& store, ExportedTree* tree)
       store_(store),
       tree_(tree),
       attachments_(std::make_unique<Attachments>(runtime, store)) {
+  attachments_->add(std::make_unique<FileTarget>(tree));
   attachments_->add(std::make_unique<LoopTarget>(runtime, tree));
 }
 

@@ -28,8 +28,8 @@ Result<Json> device_attach(Call& call) {
   if (sector_size_bytes != kSectorBytes && sector_size_bytes != kBlockBytes) {
     return call.refuse("parameter \"sector_size_bytes\" must be 512 or 4096");
   }
-  if (options.target != "loop" && options.target != "nbd") {
-    return call.refuse("parameter \"target\" must be \"loop\" or \"nbd\"");
+  if (options.target != "file" && options.target != "loop" && options.target != "nbd") {
+    return call.refuse("parameter \"target\" must be \"file\", \"loop\" or \"nbd\"");
   }
   options.sector_size_bytes = static_cast<std::uint32_t>(sector_size_bytes);
   VT_ASSIGN_OR_RETURN(const Attachment made, call.attachments().attach(name, options));

@@ -52,7 +52,7 @@ Result<Attachment> Attachments::attach(const std::string& name, AttachOptions op
   const std::lock_guard lock(mutex_);
   Target* target = find(options.target);
   if (target == nullptr) {
-    return error(Code::kInvalid, "there are no devices of the kind {}: loop or nbd",
+    return error(Code::kInvalid, "there are no devices of the kind {}: file, loop or nbd",
                  voltree::quoted(options.target));
   }
   VT_ASSIGN_OR_RETURN(const NodeName node, parse_node_name(name));

@@ -1,4 +1,4 @@
-// Target: a way of making a kernel block device of a node. What is attached, attachments.h keeps.
+// Target: a way of giving a node out as a path of this host, mostly that of a kernel block device. What is attached, attachments.h keeps.
 #pragma once
 
 #include <string>
@@ -20,7 +20,7 @@ struct Attachment {
 class Target {
  public:
   virtual ~Target() = default;
-  // As it stands in the books and in messages: "loop", "nbd".
+  // As it stands in the books and in messages: "file", "loop", "nbd".
   virtual std::string_view name() const = 0;
   // OK when this daemon can make such devices on this host; otherwise why not, and what to do.
   virtual Status check_supported() const = 0;
