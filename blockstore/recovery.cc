@@ -232,6 +232,8 @@ Result<std::vector<LayerId>> stray_layers(StoreCore& core) {
 Task<Status> StoreCore::remove_stray_files() {
   co_return co_await engine.runtime().run_blocking([this]() -> Status {
     FileSystem& fs = engine.runtime().fs();
+    // A folder that a daemon made and did not live to sync is there, but not for good.
+    VT_RETURN_IF_ERROR(fs.sync_dir(engine.directory() + "/layers"));
     VT_ASSIGN_OR_RETURN(const std::vector<LayerId> stray, stray_layers(*this));
     for (const LayerId id : stray) {
       VT_ASSIGN_OR_RETURN(auto file, fs.open(Layer::data_path(engine.directory(), id), {}));

@@ -33,24 +33,65 @@ TEST(Crash, EveryDiskOfAShortWorkload) {
   EXPECT_GT(counts.daemon_deaths, 50u);
 }
 
-// All sequences of up to two operations, at every crash point; `crash_campaign sequences` does
-// those of three.
-TEST(Crash, SequencesOfTwoOperations) {
+// Sequences of operations, each of which is looked at from the last one on: what came before was
+// looked at with the shorter sequence. A sanitizer takes a part of them.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr std::uint64_t kShare = 20;
+#else
+constexpr std::uint64_t kShare = 1;
+#endif
+
+Counts hold_sequences(std::size_t length, std::uint64_t first, std::uint64_t step,
+                      const ExploreOptions& options) {
   Counts counts;
-  for (const Op& first : alphabet()) {
-    for (const Op& second : alphabet()) {
-      std::vector<Op> ops = prologue();
-      ops.push_back(first);
-      ops.push_back(second);
-      hold(ops, prologue().size(),
-           {.sampled_per_point = 2, .states_per_point_max = 4, .recovery_share = 0.05}, counts);
-      if (HasFailure()) return;
-    }
+  const std::uint64_t kinds = alphabet().size();
+  std::uint64_t all = 1;
+  for (std::size_t i = 0; i < length; ++i) all *= kinds;
+  for (std::uint64_t number = first; number < all; number += step * kShare) {
+    std::vector<Op> ops = prologue();
+    std::uint64_t rest = number;
+    for (std::size_t i = 0; i < length; ++i, rest /= kinds) ops.push_back(alphabet()[rest % kinds]);
+    hold(ops, ops.size() - 1, options, counts);
+    if (::testing::Test::HasFailure()) break;
   }
-  std::printf("%llu states, %llu in recovery, %llu deaths\n",
+  std::printf("%llu crash states, %llu crashes in recovery, %llu deaths of the daemon\n",
               static_cast<unsigned long long>(counts.states),
               static_cast<unsigned long long>(counts.recovery_states),
               static_cast<unsigned long long>(counts.daemon_deaths));
+  return counts;
+}
+
+TEST(Crash, SequencesOfTwoOperations) {
+  const Counts counts = hold_sequences(
+      2, 0, 1, {.sampled_per_point = 2, .states_per_point_max = 2, .recovery_share = 0.05});
+  EXPECT_GT(counts.states, 10000 / kShare);
+}
+
+// All of them, in shares that run beside each other.
+class CrashShare : public ::testing::TestWithParam<std::uint64_t> {};
+constexpr std::uint64_t kShares = 4;
+
+TEST_P(CrashShare, SequencesOfThreeOperations) {
+  const Counts counts = hold_sequences(
+      3, GetParam(), kShares,
+      {.sampled_per_point = 2, .states_per_point_max = 1, .keep = 0.25, .recovery_share = 0.05});
+  EXPECT_GT(counts.states + counts.daemon_deaths, 12000 / kShare);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, CrashShare, ::testing::Range(std::uint64_t{0}, kShares));
+
+TEST(Crash, RandomWorkloads) {
+  Counts counts;
+  for (std::uint64_t seed = 1; seed <= 40 / kShare && !HasFailure(); ++seed) {
+    hold(random_workload(seed, 40), 0,
+         {.seed = seed,
+          .sampled_per_point = 2,
+          .states_per_point_max = 4,
+          .keep = 0.1,
+          .recovery_share = 0.1},
+         counts);
+  }
+  EXPECT_GT(counts.states, 2000 / kShare);
 }
 
 }  // namespace

@@ -1,0 +1,188 @@
+"""Single mutations of the code that keeps the invariants: (name, file, what there is, what there is instead).
+
+tools/mutate applies one at a time, builds the crash tests and the engine's own, and counts those that turn red.
+"""
+
+E = 'blockstore/engine.cc'
+L = 'blockstore/layer.cc'
+V = 'blockstore/volume.cc'
+IO = 'blockstore/volume_io.cc'
+F = 'blockstore/store_fork.cc'
+C = 'blockstore/store_core.cc'
+Z = 'blockstore/store_resize.cc'
+X = 'blockstore/eraser.cc'
+R = 'blockstore/recovery.cc'
+S = 'blockstore/store.cc'
+Q = 'blockstore/sqlite_vfs.cc'
+D = 'blockstore/catalog_db.cc'
+P = 'blockstore/catalog_sqlite.cc'
+T = 'blockstore/inflight.cc'
+
+MUTATIONS = [
+    # --- Syncs that are not made.
+    ('create: the folder\'s own name is not synced', S,
+     '    VT_RETURN_IF_ERROR(fs.sync_dir(parent_folder(directory)));\n', ''),
+    ('create: the catalog\'s name is not synced', D,
+     '  VT_RETURN_IF_ERROR(fs.sync_dir(parent_folder(path)));\n', ''),
+    ('layer: its folder\'s name is not synced', L,
+     '    VT_RETURN_IF_ERROR(fs.sync_dir(store_directory_ + "/layers"));\n', ''),
+    ('layer: the data file\'s length is not synced', L, '  VT_RETURN_IF_ERROR(data->sync_sync());\n', ''),
+    ('layer: the files\' names are not synced', L, '  VT_RETURN_IF_ERROR(fs.sync_dir(folder));\n', ''),
+    ('layer: an unlink is not synced', L,
+     'return removed ? fs.sync_dir(folder_of(store_directory, id)) : Status();', '(void)removed; return {};'),
+    ('flush: the data is not synced', V, '  Status synced = co_await batch;\n', '  Status synced;\n'),
+    ('flush: writes in place are not synced', V,
+     'if (!state.needs_sync && state.pending_regions.empty()) continue;',
+     'if (state.pending_regions.empty()) continue;'),
+    ('settle: the data is not synced', E, 'co_await layer.file(true).sync_data();', 'Status();'),
+    ('settle: the sums are not synced', E,
+     '        [&layer] { return layer.sums().sync_sync(0, layer.sums().size_bytes()); });',
+     '        [] { return Status(); });'),
+    ('grow: the layer\'s length is not synced', Z, 'return active->file(true).sync_sync();',
+     'return active->file(true).size_bytes().status();'),
+    ('eraser: what was overwritten is not synced', X, 'co_await file.sync_data();', 'Status();'),
+    ('recovery: data is not synced before its rows', R,
+     'Status synced = co_await layer.file(true).sync_data();', 'Status synced;'),
+    ('catalog: nothing is synced', Q, 'Status status = open.file->sync_sync(); !status.ok()',
+     'Status status; !status.ok()'),
+    ('catalog: new files\' names are not synced', Q, 'open->name_unsynced = !*there;',
+     'open->name_unsynced = false;'),
+    ('catalog: commits are not synced', P, 'PRAGMA synchronous=FULL;', 'PRAGMA synchronous=OFF;'),
+    ('catalog: commits are synced at checkpoints only', P, 'PRAGMA synchronous=FULL;',
+     'PRAGMA synchronous=NORMAL;'),
+    # --- Failures that are not heeded (I10).
+    ('flush: after a failed sync writing goes on', V,
+     '    engine_.fail(\n        synced);  // I10: the kernel may have dropped the dirty pages; no fsync is tried again\n',
+     ''),
+    ('flush: after a failed commit writing goes on', V,
+     '    if (engine_.catalog().failed()) engine_.fail(committed);\n', ''),
+    ('fork: after a failed commit writing goes on', F,
+     '    if (engine.catalog().failed()) engine.fail(committed);\n', ''),
+    ('change: after a failed commit writing goes on', C,
+     '    if (engine.catalog().failed()) engine.fail(committed);\n', ''),
+    ('catalog: a failed sync is tried again', Q, '    open.vfs.sync_failed = true;\n    open.vfs.failure = status;\n'
+     '    return SQLITE_IOERR_FSYNC;', '    open.vfs.failure = status;\n    return SQLITE_IOERR_FSYNC;'),
+    # --- Rows that are not written, and marks that are not made.
+    ('flush: the rows are not committed', V, 'if (rows.empty()) co_return Status();\n  Status committed',
+     'co_return Status();\n  Status committed'),
+    ('flush: a later flush counts as covered', V, 'flush_covered_ = covers;', 'flush_covered_ = covers + 1;'),
+    ('flush: FUA is not heeded', V, '  if (!options.fua) co_return Status();\n', '  if (options.fua) co_return Status();\n'),
+    ('write: new blocks are not pending', IO, '      state.pending_regions.insert(region);\n',
+     '      (void)region;\n'),
+    ('write: a layer is not marked as unsettled', IO,
+     'if (!state.unsettled) return {Need::kUnsettled, layer, {}};', ''),
+    ('write: the unsettled mark is not committed', E,
+     'co_await commit_freeing([&row](CatalogDb& db) { return db.put_layer(row); }));\n  const std::lock_guard',
+     'Status());\n  const std::lock_guard'),
+    ('write: a region is not marked as dirty', IO, '    wanted.regions.push_back(region);\n', ''),
+    ('write: the dirty mark is not committed', E,
+     '[id, &regions](CatalogDb& db) { return db.mark_regions(id, regions, true); }',
+     '[](CatalogDb&) { return Status(); }'),
+    ('write: in place without a slot of the in-flight table', IO,
+     '  if (plan.in_place) slot = co_await engine_.inflight().acquire({node_, range});\n', ''),
+    ('discard: a hole instead of a tombstone', IO,
+     'return segment.own && bottom ? kIndexAbsent : kIndexTombstone;',
+     '(void)bottom; return kIndexAbsent;'),
+    ('settle: regions with discards that are not flushed become clean', E,
+     'if (state.settling_regions.erase(region) != 0) state.dirty_regions.insert(region);\n      }\n    });',
+     '}\n    });'),
+    ('settle: a layer that is written to counts as settled', E,
+     '''    row.unsettled = !state.pending_regions.empty() || !state.dirty_regions.empty() ||
+                    state.needs_sync || write_gate != nullptr;''', '    row.unsettled = false;'),
+    ('fork: sealed layers are not synced', F, 'co_return co_await any->sync_layers(std::move(sealed));',
+     'co_return FlushRows();'),
+    ('fork: the index rows are not written', F, '    VT_RETURN_IF_ERROR(rows.put(db));\n', ''),
+    ('fork: the head is not written', F, '    VT_RETURN_IF_ERROR(db.put_node(one.head));\n', ''),
+    ('fork: the snapshot is not written', F, '    VT_RETURN_IF_ERROR(db.put_node(one.sealed));\n', ''),
+    ('fork: the layers\' owners are not written', F,
+     '    for (const auto& layer : one.layers) VT_RETURN_IF_ERROR(db.put_layer(row_of(*layer, now_ns)));\n', ''),
+    ('fork: the switch is not undone after a failure', F, '    Volume::rows_failed(rows);\n    abort_forks(all);\n',
+     '    Volume::rows_failed(rows);\n'),
+    ('change: the erase queue is not written', C,
+     '    VT_RETURN_IF_ERROR(put_erase_job(db, job, plan));\n', ''),
+    ('change: layers that move are not written', C,
+     '    for (const LayerRow& row : moved) VT_RETURN_IF_ERROR(db.put_layer(row));\n', ''),
+    ('change: nodes that change are not written', C,
+     '  for (const NodeId id : plan.changed_nodes) VT_RETURN_IF_ERROR(db.put_node(next.find(id)->row));\n', ''),
+    ('change: indexes that lose blocks are not written', C,
+     '    VT_RETURN_IF_ERROR(put_index_changes(db, id, before.at(id), index));\n',
+     '    (void)id; (void)index; (void)before;\n'),
+    ('change: nodes that go are not removed', C, '    VT_RETURN_IF_ERROR(db.remove_node(id));\n', ''),
+    ('change: layers that go are not removed', C,
+     '  for (const auto& entry : plan.erased_layers) VT_RETURN_IF_ERROR(db.remove_layer(entry.first));\n', ''),
+    ('grow: the layer\'s row is not written', Z, 'return layer_row ? db.put_layer(*layer_row) : Status();',
+     'return Status();'),
+    ('grow: the rest of the last block is not zeroed', Z,
+     'std::fill(tail.begin(), tail.end(), std::byte{0});', '(void)tail;'),
+    ('open: the store still counts as clean', S, 'return db.put_setting("clean", "0");',
+     'return db.put_setting("clean", "1");'),
+    ('open: the boot is not written down', S,
+     '    VT_RETURN_IF_ERROR(db.put_setting("boot_id", boot_id));\n    return db.put_setting("clean", "0");',
+     '    return db.put_setting("clean", "0");'),
+    ('close: what is open is not flushed', S,
+     '  if (status.ok()) status = co_await close_idle_devices(true);\n', ''),
+    # --- Steps in another order.
+    ('layer: the row comes before the files', E,
+     '''  Status made = co_await runtime_.run_blocking([&layer] { return layer->create_files(); });
+  if (made.ok()) {
+    made = co_await catalog_->commit([&row](CatalogDb& db) { return db.put_layer(row); });
+  }''',
+     '''  Status made = co_await catalog_->commit([&row](CatalogDb& db) { return db.put_layer(row); });
+  if (made.ok()) {
+    made = co_await runtime_.run_blocking([&layer] { return layer->create_files(); });
+  }'''),
+    ('write: the sums come before the data', IO,
+     '''  VT_CO_RETURN_IF_ERROR(co_await batch);
+  for (const Segment& segment : plan.segments) {
+    for (std::uint64_t block = segment.range.first; block < segment.range.end(); ++block) {
+      segment.layer->set_sum(block, sums[block - range.first]);
+    }
+  }
+  finish_write(plan, false);''',
+     '''  for (const Segment& segment : plan.segments) {
+    for (std::uint64_t block = segment.range.first; block < segment.range.end(); ++block) {
+      segment.layer->set_sum(block, sums[block - range.first]);
+    }
+  }
+  slot.release();
+  VT_CO_RETURN_IF_ERROR(co_await batch);
+  finish_write(plan, false);'''),
+    ('eraser: the queue entry goes without the bytes', X,
+     'erased = co_await erase_layer(item, request.policy, rate_bytes);', 'erased = Outcome{};'),
+    # --- Erase (I8).
+    ('eraser: nothing is overwritten', X,
+     'if (policy == ErasePolicy::kDiscard || policy == ErasePolicy::kNone) {', 'if (true) {'),
+    ('eraser: it does not read back', X, '    if (verify) break;\n    Status synced', '    Status synced'),
+    ('eraser: reads under way are not waited for', X, '  co_await engine_.read_gate().drain();\n', ''),
+    ('eraser: sums stay', X, '      layer->set_sum(block, kSumAbsent);\n', '      (void)block;\n'),
+    ('eraser: holes are not punched', X,
+     '''    VT_CO_RETURN_IF_ERROR(co_await layer->file(true).punch_hole(range.first * kBlockBytes,
+                                                                range.count * kBlockBytes));
+''', ''),
+    ('eraser: files stay', X, '    return Layer::unlink_files(fs, engine_.directory(), id);',
+     '    (void)id; return Status();'),
+    ('eraser: the item stays in the queue', X,
+     '    if (item.id != 0) VT_RETURN_IF_ERROR(db.remove_erase_item(item.id));\n', ''),
+    ('eraser: a certificate with every item', X, '    if (!last) return db.put_erase_request(request);\n', '    (void)last;\n'),
+    # --- Recovery.
+    ('recovery: none', S, 'if (loaded.settings["clean"] != "1") {', 'if (false) {'),
+    ('recovery: every death counts as one of the daemon', S,
+     'recover(loaded.settings["boot_id"] == boot_id)', 'recover(true)'),
+    ('recovery: every death counts as a power loss', S,
+     'recover(loaded.settings["boot_id"] == boot_id)', 'recover(false)'),
+    ('recovery: sums are not adopted', R, '      VT_CO_RETURN_IF_ERROR(co_await adopt_sums(*layer));\n', ''),
+    ('recovery: what was in flight is not stamped', R,
+     '  if (same_boot) VT_CO_RETURN_IF_ERROR(co_await restamp_left_behind());\n', ''),
+    ('recovery: sums are not restored', R, '      VT_CO_RETURN_IF_ERROR(co_await restore_sums(*layer));\n', ''),
+    ('recovery: sums of absent blocks stay', R, 'if (layer.sum(block) != sum) layer.set_sum(block, sum);',
+     '(void)sum;'),
+    ('recovery: dirty regions are not stamped', R,
+     '    VT_CO_RETURN_IF_ERROR(co_await restamp(layer, {first, std::min(kRegionBlocks, end - first)}));\n', ''),
+    ('recovery: what is to be erased comes back', R,
+     'if (value == known || pending_erase.at(block) != 0) continue;', 'if (value == known) continue;'),
+    ('recovery: discards are not adopted', R,
+     '  for (const BlockRange& range : gone) index.assign(range.first, range.count, kIndexAbsent);\n', ''),
+    ('in-flight: what is left behind is not read', T, 'if (slots[i].node != kNoNode) {', 'if (false) {'),
+    # --- Reads (I9).
+    ('read: a mismatch is served', IO, '        mismatches.push_back(block);\n', ''),
+]
