@@ -56,6 +56,12 @@ class Recorder {
     }
     return true;
   }
+  bool has_snapshots(const std::string& volume) const {
+    for (const auto& [name, node] : model_) {
+      if (name.starts_with(volume + "@")) return true;
+    }
+    return false;
+  }
   bool has(const std::string& name) const { return model_.contains(name); }
   static std::string volume_of(const std::string& name) { return name.substr(0, name.find('@')); }
   bool can_snapshot(const std::string& name) const { return has(volume_of(name)) && !has(name); }
@@ -80,6 +86,8 @@ class Recorder {
         return has(op.a) && has(volume_of(op.a));
       case Kind::kRemove:
         return has(op.a);
+      case Kind::kReplace:
+        return op.a != op.b && has(op.a) && has(op.b) && !has_snapshots(op.b);
       case Kind::kResize:
         return has(op.a) && op.blocks != model_.at(op.a).blocks.size();
       case Kind::kRename:
@@ -124,6 +132,11 @@ class Recorder {
         break;
       case Kind::kRemove:
         next.erase(op.a);
+        break;
+      case Kind::kReplace:
+        next[op.a] = next[op.b];
+        next[op.a].flush();
+        next.erase(op.b);
         break;
       case Kind::kResize:
         next[op.a].blocks.resize(op.blocks);
@@ -203,6 +216,8 @@ class Recorder {
         return wait(store_->revert(volume_of(op.a), op.a.substr(op.a.find('@') + 1), {}));
       case Kind::kRemove:
         return runtime_->sync_wait(store_->remove(op.a, {})).status();
+      case Kind::kReplace:
+        return wait(store_->replace(op.a, op.b, std::nullopt));
       case Kind::kResize:
         return wait(store_->resize(op.a, op.blocks * kBlockBytes, true));
       case Kind::kRename:

@@ -61,7 +61,8 @@ Counts hold_sequences(std::size_t length, std::uint64_t first, std::uint64_t ste
   return counts;
 }
 
-TEST(Crash, SequencesOfTwoOperations) {
+TEST(Crash, SequencesOfOneAndTwoOperations) {
+  hold_sequences(1, 0, 1, {.states_per_point_max = 32, .recovery_share = 0.1});
   const Counts counts = hold_sequences(
       2, 0, 1, {.sampled_per_point = 2, .states_per_point_max = 2, .recovery_share = 0.05});
   EXPECT_GT(counts.states, 10000 / kShare);

@@ -8,8 +8,8 @@ using Kind = Op::Kind;
 
 std::string to_text(const Op& op) {
   static constexpr const char* kNames[] = {
-      "create", "write",  "fua",    "discard", "flush",  "snap",  "group",  "clone", "revert",
-      "remove", "resize", "rename", "erase",   "settle", "sweep", "reopen", "kill"};
+      "create", "write",   "fua",    "discard", "flush", "snap",   "group", "clone",  "revert",
+      "remove", "replace", "resize", "rename",  "erase", "settle", "sweep", "reopen", "kill"};
   return fmt::format("{} {} {} {}+{}", kNames[static_cast<std::size_t>(op.kind)], op.a, op.b,
                      op.block, op.blocks);
 }
@@ -36,6 +36,7 @@ const std::vector<Op>& alphabet() {
       {Kind::kRevert, "a@s", "", 0, 0},
       {Kind::kRemove, "a", "", 0, 0},
       {Kind::kRemove, "a@s", "", 0, 0},
+      {Kind::kReplace, "a", "b", 0, 0},
       {Kind::kResize, "a", "", 0, 8},
       {Kind::kResize, "a", "", 0, 2},
       {Kind::kRename, "a", "d", 0, 0},
@@ -61,7 +62,7 @@ std::vector<Op> random_workload(std::uint64_t seed, std::size_t length) {
   std::vector<Op> ops = prologue();
   while (ops.size() < length) {
     const std::uint64_t block = pick(8);
-    switch (pick(20)) {
+    switch (pick(21)) {
       case 0:
         ops.push_back({Kind::kCreate, volume(), "", 0, 2 + pick(8)});
         break;
@@ -84,6 +85,9 @@ std::vector<Op> random_workload(std::uint64_t seed, std::size_t length) {
         break;
       case 8:
         ops.push_back({Kind::kRevert, snapshot(), "", 0, 0});
+        break;
+      case 20:
+        ops.push_back({Kind::kReplace, volume(), volume(), 0, 0});
         break;
       case 9:
         ops.push_back({Kind::kRemove, node(), "", 0, 0});

@@ -20,6 +20,7 @@ struct Op {
     kClone,          // a: source; b: new volume
     kRevert,         // a: VOLUME@SNAPSHOT
     kRemove,         // a
+    kReplace,        // a takes over what b holds, which is gone then
     kResize,         // a; blocks
     kRename,         // a; b
     kErase,          // until the queue is empty
