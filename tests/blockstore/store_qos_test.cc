@@ -213,6 +213,7 @@ TEST_F(StoreQosTest, LiftedLimitsHoldNobodyAndStayInTheCatalog) {
   start_write("a", 'y');
   runtime_->run_until_idle();
   EXPECT_EQ(under_way_, 0);
+  pass(seconds(5));  // the clock that was set for those who waited rings once more
   kill_and_reopen();
   EXPECT_EQ(qos("a").effective[QosRate::kWriteIops].per_second, 2u);
 }
