@@ -44,9 +44,8 @@ Answer<std::string> StoreDriver::device_of(const std::string& node, bool read_on
     if (!gone.ok()) return DriverStatus::of(gone.status());
     break;
   }
-  const Result<Json> made =
-      client_.call("device.attach",
-                   Json{{"name", node}, {"read_only", read_only}, {"target", target}});
+  const Result<Json> made = client_.call(
+      "device.attach", Json{{"name", node}, {"read_only", read_only}, {"target", target}});
   if (!made.ok()) return DriverStatus::of(made.status());
   return text_in(*made, "device");
 }

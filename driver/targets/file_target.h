@@ -1,5 +1,6 @@
 // FileTarget: the file of the mounted tree itself, for who opens files rather than block devices
-// (a QEMU disk of the type "file"). The books say that it is given out, so that it counts as in use.
+// (a QEMU disk of the type "file"). The books say that it is given out, so that it counts as in
+// use.
 #pragma once
 
 #include "driver/targets/target.h"

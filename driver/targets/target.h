@@ -1,4 +1,5 @@
-// Target: a way of giving a node out as a path of this host, mostly that of a kernel block device. What is attached, attachments.h keeps.
+// Target: a way of giving a node out as a path of this host, mostly that of a kernel block device.
+// What is attached, attachments.h keeps.
 #pragma once
 
 #include <string>
