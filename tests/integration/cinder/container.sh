@@ -1,5 +1,5 @@
 # Sourced after lib.sh: a throw-away copy of the root that build_root makes, with its own processes, network and mounts.
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154,SC2016 # lib.sh sets them; the inner shell expands them
 
 cinder_root=${VOLTREE_CINDER_ROOT:-/var/cache/voltree/cinder}
 here=$(realpath "$(dirname "${BASH_SOURCE[0]}")")
