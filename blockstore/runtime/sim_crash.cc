@@ -159,6 +159,7 @@ std::unique_ptr<SimWorld> SimImage::to_world(SimWorldOptions options, std::uint6
     for (const auto& [first, end] : image.reserved.ranges()) inode->restore_reserved(first, end);
     inode->restore_size(image.size_bytes);
   }
+  if (!inodes_.empty()) world->take_inodes(inodes_.rbegin()->first + 1);
   world->set_boot_count(boot);
   return world;
 }

@@ -6,6 +6,7 @@
 // there.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -187,6 +188,8 @@ class SimWorld {
   // Of SimImage.
   void restore_dir(const std::string& path) { dirs_.insert(path); }
   std::shared_ptr<SimInode> restore_file(const std::string& path, std::uint32_t inode);
+  // Numbers below are taken, though no name leads to them any more.
+  void take_inodes(std::uint32_t end) { next_inode_ = std::max(next_inode_, end); }
   void set_boot_count(std::uint64_t boot_count) { boot_count_ = boot_count; }
 
   // "a//b/./c/" and "a/b/c" are one path.

@@ -263,6 +263,10 @@ class Calls:
         api.delete('/volumes/' + one, cascade=True)
 
     @staticmethod
+    def create_export(one, taken):
+        attach_quietly(one)
+
+    @staticmethod
     def initialize_connection(one, taken):
         attach_quietly(one)
 
@@ -273,6 +277,10 @@ class Calls:
             attachment.detach()
         except api.Refused:
             pass
+
+    @staticmethod
+    def remove_export(one, taken):
+        Calls.terminate_connection(one, taken)
 
     @staticmethod
     def copy_image_to_volume(one, taken):
