@@ -177,8 +177,8 @@ Task<Status> Engine::settle(Layer& layer, Gate* write_gate) {
   {
     const std::lock_guard lock(layer.mutex);
     Layer::State& state = layer.state;
-    // Where a discard or a write is not flushed yet, the sums are ahead of the catalog's index, and
-    // only the mark lets recovery set them right.
+    // I6: where a discard or a write is not flushed yet, the sums are ahead of the catalog's index,
+    // and only the mark lets recovery set them right.
     for_each_difference(state.durable_index, state.index, [&state](const BlockRange& range) {
       for (std::uint64_t region = range.first / kRegionBlocks;
            region <= (range.end() - 1) / kRegionBlocks; ++region) {

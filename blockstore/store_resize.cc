@@ -257,7 +257,7 @@ Task<Status> StoreCore::grow(NodeId id, std::uint64_t size_bytes) {
     VT_CO_RETURN_IF_ERROR(co_await volume->write_blocks_locked(last, buffer.data()));
     zeroed = true;
   }
-  // Before the new size is durable: a power loss must not bring the old bytes back behind it.
+  // I7, before the new size is durable: a power loss must not bring the old bytes back behind it.
   if (zeroed) VT_CO_RETURN_IF_ERROR(co_await volume->flush());
   Change change;
   std::optional<LayerRow> layer_row;
@@ -271,7 +271,7 @@ Task<Status> StoreCore::grow(NodeId id, std::uint64_t size_bytes) {
           [&active, size_bytes] { return active->grow(size_bytes); });
       if (!grown.ok()) co_return grown.status();
       if (*grown) {
-        // The row must not be on the disk before the file is as long as it says.
+        // I3: the row must not be on the disk before the file is as long as it says.
         const Status synced = co_await engine.runtime().run_blocking(
             [&active] { return active->file(true).sync_sync(); });
         if (!synced.ok()) {
