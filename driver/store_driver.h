@@ -13,6 +13,8 @@
 
 namespace voltree {
 
+class PeerStore;
+
 // How a volume gets to the instances of this host.
 enum class Connection : std::uint8_t {
   kFile,   // its file in the mounted tree; os-brick's and Nova's name for that is "gpfs"
@@ -31,6 +33,9 @@ struct StoreDriverOptions {
   std::uint64_t free_min_bytes = std::uint64_t{1} << 30;
   // Files below these may be taken in (manage_existing with the path of a file).
   std::vector<std::string> manage_directories;
+  // ssh's configuration (ssh_config(5)), with which the hosts of other stores are reached under the
+  // names that Cinder has for them; empty: volumes move to stores of this host only.
+  std::string ssh_config;
   // Of calls that take long (images, migration); called on the thread of the call.
   ProgressSink progress;
 };
@@ -154,10 +159,10 @@ class StoreDriver final : public VolumeDriver {
   Answer<Json> manage_file(const DriverVolume& volume, const std::string& path);
   DriverStatus note(const std::string& name, Json notes);
   DriverStatus check_path(const std::string& path);
-  // Where this store is, for another store's driver on this host.
+  // Where this store is, for another store's driver.
   std::string location_info(const Json& pool) const;
   Answer<bool> may_move(const DriverVolume& volume);
-  Answer<Migration> move_to(Client& other, const DriverVolume& volume);
+  Answer<Migration> move_to(PeerStore& other, const DriverVolume& volume);
   Json stats_of(const Json& pool) const;
 
   Client& client_;

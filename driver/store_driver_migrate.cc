@@ -1,9 +1,8 @@
 // Other types, other stores, other names.
 #include "driver/control/protocol.h"
-#include "driver/images/disk_copy.h"
-#include "driver/images/store_volume.h"
 #include "driver/store_driver.h"
 #include "driver/store_driver_impl.h"
+#include "driver/store_move.h"
 
 namespace voltree {
 namespace {
@@ -28,86 +27,6 @@ std::optional<Location> parse_location(const std::string& text) {
 DriverStatus failure(const Status& status) {
   return {Exception::kVolumeBackendAPIException, std::string(status.message())};
 }
-
-// One volume on its way to another store. What fails leaves it where it is.
-class Move {
- public:
-  Move(Client& here, Client& there, std::string name, const ProgressSink& progress)
-      : here_(here), there_(there), name_(std::move(name)), progress_(progress) {}
-
-  // A whole and equal volume of this name is there.
-  Status run() {
-    VT_ASSIGN_OR_RETURN(from_socket_, private_nbd(here_));
-    VT_ASSIGN_OR_RETURN(to_socket_, private_nbd(there_));
-    VT_RETURN_IF_ERROR(remove_leftovers(here_, name_));
-    VT_RETURN_IF_ERROR(remove_leftovers(there_, name_));
-    VT_ASSIGN_OR_RETURN(UnfinishedVolume copy, UnfinishedVolume::clone(here_, name_));
-    const Status known = there_.call("volume.info", Json{{"name", name_}}).status();
-    Status status = known;
-    if (known.ok()) status = compare(copy.name(), name_, progress_);
-    if (known.code() == Code::kNotFound) status = send(copy.name());
-    if (status.ok()) status = check_unchanged(copy.name());
-    if (status.ok() && made_) status = made_->publish();
-    const Status discarded = copy.discard();
-    return status.ok() ? discarded : status;
-  }
-  // Whether run() has put it there, and not an earlier try.
-  bool published() const { return made_.has_value(); }
-
- private:
-  Status send(const std::string& copy) {
-    VT_ASSIGN_OR_RETURN(const std::unique_ptr<NbdDisk> from, NbdDisk::connect(from_socket_, copy));
-    VT_ASSIGN_OR_RETURN(UnfinishedVolume made,
-                        UnfinishedVolume::create(there_, name_, from->size_bytes(), Purpose::kNew));
-    made_.emplace(std::move(made));
-    VT_RETURN_IF_ERROR(send_limits(made_->name()));
-    {
-      VT_ASSIGN_OR_RETURN(const std::unique_ptr<NbdDisk> to,
-                          NbdDisk::connect(to_socket_, made_->name()));
-      VT_RETURN_IF_ERROR(copy_disk(*from, *to, half(0)));
-      VT_RETURN_IF_ERROR(to->flush());
-    }
-    VT_RETURN_IF_ERROR(compare(copy, made_->name(), half(1)));
-    return wait_until_free(there_, made_->name());
-  }
-
-  Status compare(const std::string& copy, const std::string& other, const ProgressSink& progress) {
-    VT_ASSIGN_OR_RETURN(const std::unique_ptr<NbdDisk> from, NbdDisk::connect(from_socket_, copy));
-    VT_ASSIGN_OR_RETURN(const std::unique_ptr<NbdDisk> to, NbdDisk::connect(to_socket_, other));
-    return compare_disks(*from, *to, progress).with_context("the volume in the other store");
-  }
-
-  Status send_limits(const std::string& to) {
-    VT_ASSIGN_OR_RETURN(const Json qos, here_.call("qos.get", Json{{"name", name_}}));
-    Json limits = qos.value("limits", Json::object());
-    if (limits.empty()) return {};
-    limits["name"] = to;
-    return there_.call("qos.set", std::move(limits)).status();
-  }
-
-  // What was written since the copy was taken would be lost.
-  Status check_unchanged(const std::string& copy) {
-    VT_ASSIGN_OR_RETURN(const Json diff,
-                        here_.call("volume.diff", Json{{"a", copy}, {"b", name_}}));
-    if (diff.value("range_count", Json()) == Json(0)) return {};
-    return error(Code::kBusy, "{} was written to while it was copied", name_);
-  }
-
-  // Copying and comparing are half of the work each.
-  ProgressSink half(std::uint64_t which) const {
-    return [this, which](const Progress& now) {
-      if (progress_) progress_({(now.done + which * now.total) / 2, now.total});
-    };
-  }
-
-  Client& here_;
-  Client& there_;
-  const std::string name_;
-  const ProgressSink& progress_;
-  std::string from_socket_;
-  std::string to_socket_;
-  std::optional<UnfinishedVolume> made_;
-};
 
 }  // namespace
 
@@ -153,14 +72,17 @@ Answer<Migration> StoreDriver::migrate_volume(const DriverVolume& volume,
   if (!location) return left_to_the_manager;
   // Two back ends on one store: it is there already.
   if (location->uuid == text_in(*pool, "uuid")) return Migration{true, nullptr};
-  if (location->host.empty() || location->host != options_.host_name) return left_to_the_manager;
+  const bool same_host = location->host == options_.host_name;
+  if (location->host.empty() || (!same_host && options_.ssh_config.empty())) {
+    return left_to_the_manager;
+  }
   VT_ASSIGN_OR_RETURN(const bool free, may_move(volume));
   if (!free) return left_to_the_manager;
-  const auto other = SocketClient::connect(location->socket);
+  const auto other =
+      same_host ? PeerStore::connect(location->socket)
+                : PeerStore::connect_to_host(options_.ssh_config, location->host, location->socket);
   if (!other.ok()) return failure(other.status());
-  const Result<Json> theirs = (*other)->call("pool.stats", Json::object(), {});
-  if (!theirs.ok()) return failure(theirs.status());
-  if (text_in(*theirs, "uuid") != location->uuid) {
+  if ((*other)->uuid() != location->uuid) {
     return DriverStatus(Exception::kVolumeBackendAPIException,
                         location->socket + " is another store's by now");
   }
@@ -182,19 +104,19 @@ Answer<bool> StoreDriver::may_move(const DriverVolume& volume) {
 
 // The volume is deleted here when it is whole there. Both are there when that is interrupted: the
 // next try finds them equal, and goes on.
-Answer<Migration> StoreDriver::move_to(Client& other, const DriverVolume& volume) {
+Answer<Migration> StoreDriver::move_to(PeerStore& other, const DriverVolume& volume) {
   VT_ASSIGN_OR_RETURN(const std::optional<Json> here, find(volume.name));
   if (!here) {
     // The answer to an earlier try may have been lost.
-    const Status there = other.call("volume.info", Json{{"name", volume.name}}).status();
+    const Status there = other.client().call("volume.info", Json{{"name", volume.name}}).status();
     if (there.ok()) return Migration{true, nullptr};
     return DriverStatus(Exception::kVolumeNotFound, "there is no volume " + volume.name);
   }
-  Move move(client_, other, volume.name, options_.progress);
-  if (const Status moved = move.run(); !moved.ok()) return failure(moved);
+  StoreMove move(client_, other, volume.name, options_.progress);
+  if (const Status moved = move.run(); !moved.ok()) return failure(other.explain(moved));
   const DriverStatus gone = remove(volume.name, Exception::kVolumeIsBusy);
   if (gone.ok()) return Migration{true, nullptr};
-  if (move.published()) (void)other.call("volume.delete", Json{{"name", volume.name}});
+  if (move.published()) (void)other.client().call("volume.delete", Json{{"name", volume.name}});
   return gone;
 }
 

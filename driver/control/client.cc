@@ -25,6 +25,10 @@ Result<std::unique_ptr<Client>> as_client(Result<std::unique_ptr<Derived>> made)
 
 Result<std::unique_ptr<SocketClient>> SocketClient::connect(const std::string& socket_path) {
   VT_ASSIGN_OR_RETURN(const int fd, connect_unix(socket_path));
+  return over(fd);
+}
+
+std::unique_ptr<SocketClient> SocketClient::over(int fd) {
   return std::unique_ptr<SocketClient>(new SocketClient(fd));
 }
 

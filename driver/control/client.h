@@ -29,6 +29,8 @@ class SocketClient : public Client {
  public:
   // kNotFound when no daemon listens.
   static Result<std::unique_ptr<SocketClient>> connect(const std::string& socket_path);
+  // Over a stream to such a socket, which it takes over.
+  static std::unique_ptr<SocketClient> over(int fd);
   Result<Json> call(std::string_view method, Json params, const ProgressSink& progress) override;
   bool is_daemon() const override { return true; }
   Status close() override { return {}; }

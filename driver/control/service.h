@@ -82,6 +82,10 @@ class Service {
     private_nbd_ = std::move(door);
   }
 
+  // The ssh configuration through which volumes move to stores of other hosts; none: they do not.
+  // Before the first call.
+  void set_migrate_ssh(std::string config_path) { migrate_ssh_ = std::move(config_path); }
+
   // Waits that have no end of their own (erase.wait) answer kCancelled from now on.
   void stop() { stopping_.store(true, std::memory_order_release); }
   // Takes up the devices that the last daemon left, as far as they can be. Returns what went wrong.
@@ -99,6 +103,7 @@ class Service {
   ExportedTree* tree_;
   nbd::Server* nbd_ = nullptr;
   std::function<Result<std::string>()> private_nbd_;
+  std::string migrate_ssh_;
   std::unique_ptr<Attachments> attachments_;
   std::atomic<bool> stopping_{false};
   const std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();
@@ -115,6 +120,7 @@ class Call {
   ExportedTree* tree() { return service_.tree_; }
   Attachments& attachments() { return *service_.attachments_; }
   nbd::Server* nbd() { return service_.nbd_; }
+  const std::string& migrate_ssh() const { return service_.migrate_ssh_; }
   const std::function<Result<std::string>()>& private_nbd() const { return service_.private_nbd_; }
   const Json& params() const { return params_; }
   const Caller& caller() const { return caller_; }

@@ -100,6 +100,7 @@ Result<Json> driver_call(Call& call) {
   VT_ASSIGN_OR_RETURN(StoreDriverOptions options, read_options(call, configuration));
   ServiceClient client(call.service());
   LongCall long_call(call);
+  options.ssh_config = call.migrate_ssh();
   options.progress = long_call.sink();
   StoreDriver driver(client, std::move(options));
   const auto make = [&] { return call_driver(driver, name, arguments); };

@@ -1,6 +1,7 @@
 #include "driver/images/nbd_disk.h"
 
 #include <libnbd.h>
+#include <unistd.h>
 
 #include <algorithm>
 
@@ -35,22 +36,31 @@ int take_extents(void* user_data, const char* context, std::uint64_t offset, std
 
 Result<std::unique_ptr<NbdDisk>> NbdDisk::connect(const std::string& socket_path,
                                                   const std::string& export_name) {
+  VT_ASSIGN_OR_RETURN(const int fd, connect_unix(socket_path));
+  return connect(fd, export_name);
+}
+
+Result<std::unique_ptr<NbdDisk>> NbdDisk::connect(int fd, const std::string& export_name) {
   nbd_handle* handle = nbd_create();
-  if (handle == nullptr) return error(Code::kIoError, "libnbd: {}", nbd_get_error());
+  if (handle == nullptr) {
+    ::close(fd);
+    return error(Code::kIoError, "libnbd: {}", nbd_get_error());
+  }
   std::unique_ptr<NbdDisk> disk(new NbdDisk(handle));
-  VT_RETURN_IF_ERROR(disk->open(socket_path, export_name));
+  VT_RETURN_IF_ERROR(disk->open(fd, export_name));
   return disk;
 }
 
-Status NbdDisk::open(const std::string& socket_path, const std::string& export_name) {
+// libnbd closes the descriptor once it has it, whatever becomes of the connection.
+Status NbdDisk::open(int fd, const std::string& export_name) {
   name_ = export_name;
-  VT_ASSIGN_OR_RETURN(const int fd, connect_unix(socket_path));
   (void)nbd_set_pread_initialize(handle_, false);  // every byte is read or the read fails
   if (nbd_set_export_name(handle_, export_name.c_str()) != 0 ||
-      nbd_add_meta_context(handle_, LIBNBD_CONTEXT_BASE_ALLOCATION) != 0 ||
-      nbd_connect_socket(handle_, fd) != 0) {
+      nbd_add_meta_context(handle_, LIBNBD_CONTEXT_BASE_ALLOCATION) != 0) {
+    ::close(fd);
     return failure("connecting");
   }
+  if (nbd_connect_socket(handle_, fd) != 0) return failure("connecting");
   const std::int64_t size = nbd_get_size(handle_);
   if (size < 0) return failure("its size");
   size_bytes_ = static_cast<std::uint64_t>(size);

@@ -19,6 +19,8 @@ class NbdDisk {
  public:
   static Result<std::unique_ptr<NbdDisk>> connect(const std::string& socket_path,
                                                   const std::string& export_name);
+  // Over a stream to such a socket, which it takes over.
+  static Result<std::unique_ptr<NbdDisk>> connect(int fd, const std::string& export_name);
   ~NbdDisk();  // disconnects; requests that are under way are given up
   NbdDisk(const NbdDisk&) = delete;
   NbdDisk& operator=(const NbdDisk&) = delete;
@@ -40,7 +42,7 @@ class NbdDisk {
 
  private:
   explicit NbdDisk(nbd_handle* handle) : handle_(handle) {}
-  Status open(const std::string& socket_path, const std::string& export_name);
+  Status open(int fd, const std::string& export_name);
   Status failure(const std::string& what) const;
 
   nbd_handle* const handle_;

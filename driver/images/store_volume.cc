@@ -59,7 +59,8 @@ Result<std::string> private_nbd(Client& client) {
 Result<std::uint64_t> referenced_bytes(Client& client, const std::string& name) {
   VT_ASSIGN_OR_RETURN(const Json node,
                       client.call("volume.info", Json{{"name", name}, {"usage", true}}));
-  return number_member(node.value("usage", Json::object()), "referenced_bytes");
+  const auto usage = node.find("usage");
+  return number_member(usage == node.end() ? Json() : *usage, "referenced_bytes");
 }
 
 Status wait_until_free(Client& client, const std::string& name) {
@@ -77,9 +78,12 @@ Status wait_until_free(Client& client, const std::string& name) {
 
 Status remove_leftovers(Client& client, const std::string& name) {
   VT_ASSIGN_OR_RETURN(const Json list, client.call("volume.list", Json::object()));
-  const Json nodes = list.value("nodes", Json::array());
-  for (const Json& node : nodes) {
-    const std::string found = node.value("name", std::string());
+  const auto nodes = list.find("nodes");
+  if (nodes == list.end() || !nodes->is_array()) {
+    return error(Code::kIoError, "the daemon's answer has no nodes");
+  }
+  for (const Json& node : *nodes) {
+    VT_ASSIGN_OR_RETURN(const std::string found, text_member(node, "name"));
     if (!is_temporary(found, name)) continue;
     Status gone = client.call("volume.delete", Json{{"name", found}}).status();
     if (gone.ok() || gone.code() == Code::kBusy || gone.code() == Code::kNotFound) continue;

@@ -28,6 +28,15 @@ check() {
   output=$("$@" 2>&1) || fail "$what ($*): $output"
 }
 
+wait_until() { # wait_until WHAT COMMAND...: until it succeeds, for a minute
+  local i
+  for ((i = 0; i < 600; i++)); do
+    "${@:2}" && return 0
+    sleep 0.1
+  done
+  die "$1: not within a minute"
+}
+
 need_root() { [[ $EUID == 0 ]] || skip "this needs root"; }
 need_fuse() {
   [[ -r /dev/fuse && -w /dev/fuse ]] || skip "this needs FUSE"

@@ -11,7 +11,7 @@ readonly packages_run="fuse3 e2fsprogs util-linux mount diffutils"
 # shellcheck disable=SC2034
 readonly packages_test="clang-format python3 xfsprogs btrfs-progs dosfstools qemu-utils
   sqlite3 jq fio libnbd-bin nbdfuse nbdkit gnutls-bin
-  qemu-system-x86 nbd-client kmod strace"
+  qemu-system-x86 nbd-client kmod strace openssh-client openssh-server"
 # shellcheck disable=SC2034
 readonly packages_bench="fio"
 # shellcheck disable=SC2034

@@ -34,6 +34,7 @@ struct ServeOptions {
   std::string nbd_access;
   std::size_t nbd_connections = nbd::ServerOptions().connections_max;
   bool insecure = false;
+  std::string migrate_ssh;
   bool nbd() const { return !nbd_socket.empty() || !nbd_listen.empty(); }
 };
 
@@ -196,6 +197,9 @@ Status start(Daemon& daemon, const std::string& directory, const ServeOptions& o
   daemon.service->set_nbd(daemon.nbd.get());
   daemon.service->set_private_nbd(
       [path = daemon.private_nbd] { return Result<std::string>(path); });
+  if (!options.migrate_ssh.empty()) {
+    daemon.service->set_migrate_ssh(absolute_path(options.migrate_ssh));
+  }
   for (const std::string& line : daemon.service->resume_devices()) log_line(line);
   ServerOptions server;
   server.socket_path = control_socket_path(directory);
@@ -285,6 +289,9 @@ Status run_serve(Cli& cli, const ServeOptions& options) {
   VT_ASSIGN_OR_RETURN(const MountOptions mount, mount_options(options));
   VT_RETURN_IF_ERROR(check_mountpoint(mount.mountpoint));
   VT_RETURN_IF_ERROR(nbd_options(options).status());
+  if (!options.migrate_ssh.empty() && ::access(options.migrate_ssh.c_str(), R_OK) != 0) {
+    return Status::from_errno(errno, "--migrate-ssh: " + options.migrate_ssh);
+  }
   if (options.foreground) return serve_until_stopped({}, cli.store_directory, options, mount);
   VT_ASSIGN_OR_RETURN(Background background, Background::enter());
   Status status = serve_until_stopped(std::move(background), cli.store_directory, options, mount);
@@ -334,6 +341,10 @@ void add_serve_command(CLI::App& app, Cli& cli) {
       ->type_name("N");
   command->add_flag("--insecure", serve->insecure,
                     "Let other machines in over TCP without TLS: anybody there reads and writes");
+  command
+      ->add_option("--migrate-ssh", serve->migrate_ssh,
+                   "Move volumes to the stores of other hosts, through ssh with this configuration")
+      ->type_name("FILE");
   command->add_flag("--pool-io", serve->pool_io, "Use threads for I/O even where io_uring works");
 }
 

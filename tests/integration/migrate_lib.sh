@@ -1,0 +1,57 @@
+# Sourced by the tests of moves between two stores, $here and $there.
+# shellcheck shell=bash disable=SC2154,SC2034
+
+serve() { # serve STORE [OPTION...]: a daemon on it, ended with the script
+  "$voltree" --store "$1" serve --foreground "${@:2}" 2>>"$work/daemon.log" &
+  background+=("$!")
+  wait_until "a daemon on $1" serves "$1"
+}
+serves() { "$voltree" --store "$1" version 2>/dev/null | grep -q daemon; }
+names() { "$voltree" --store "$1" --json list | jq -r '[.nodes[].name] | join(" ")'; }
+export VOLTREE_STORE=$here # whom the driver asks: the store that the volume leaves
+driver() { # driver CALL ARGUMENTS HOST: with that host's name
+  python3 - "$VOLTREE_STORE/run/control.sock" "$@" <<'PY'
+import json, socket, sys
+path, call, arguments, host = sys.argv[1:]
+with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as daemon:
+    daemon.connect(path)
+    params = {"call": call, "arguments": json.loads(arguments),
+              "configuration": {"free_min_bytes": 0, "host_name": host}}
+    daemon.sendall(json.dumps({"jsonrpc": "2.0", "id": 1, "method": "driver.call", "params": params}).encode() + b"\n")
+    for line in daemon.makefile():
+        answer = json.loads(line)
+        if "id" in answer:
+            print(json.dumps(answer.get("result", answer.get("error"))))
+            break
+PY
+}
+location_of() { VOLTREE_STORE=$1 driver get_volume_stats '{"refresh":true}' "$2" | jq -r '.answer.pools[0].location_info'; }
+migrate() { # migrate NAME LOCATION [MORE-OF-THE-VOLUME]
+  driver migrate_volume "{\"volume\":{\"name\":\"$1\",\"size\":1${3-}},\"host\":\"stor1@other#pool\",\"location_info\":\"$2\"}" stor1
+}
+moved='{"answer": {"moved": true, "model_update": null}}'
+stays='{"answer": {"moved": false, "model_update": null}}'
+
+make_raw() { # make_raw FILE: data at both ends, and what reads as zeros in three ways
+  python3 - "$1" <<'PY'
+import os, random, sys
+random.seed(11)
+with open(sys.argv[1], "wb") as disk:
+    disk.truncate(1 << 30)
+    for at, length in ((0, 70001), (3 << 20, 5 << 20), ((1 << 30) - 5000, 5000)):
+        disk.seek(at)
+        disk.write(random.randbytes(length))
+    disk.seek(30 << 20)
+    disk.write(bytes(4 << 20))
+PY
+}
+fresh() { # fresh NAME: a volume with that data and a limit, here
+  check "import" "$voltree" --store "$here" import "$work/raw" "$1" --quiet
+  check "its limit" "$voltree" --store "$here" qos "$1" total_iops_sec=100000
+}
+arrived() { # arrived WHAT NAME: there, whole, and no longer here
+  is "$1: here" "" "$(names "$here")"
+  is "$1: there" "$2" "$(names "$there")"
+  "$voltree" --store "$there" export "$2" - 2>/dev/null | cmp - "$work/raw" || fail "$1: it differs"
+  check "$1: delete" "$voltree" --store "$there" delete "$2"
+}
