@@ -19,6 +19,7 @@
 #include "blockstore/base/status.h"
 #include "blockstore/base/units.h"
 #include "blockstore/runtime/io.h"
+#include "blockstore/runtime/io_priority.h"
 #include "blockstore/runtime/task.h"
 
 namespace voltree {
@@ -76,6 +77,10 @@ struct EraseRequestRow {
   std::uint64_t erased_bytes = 0;    // by the items done so far
   std::uint64_t verified_bytes = 0;  // read back and found right
   std::uint64_t items_done = 0;
+  // Only what lies below this offset of its volume is overwritten, the rest is given back without;
+  // 0: all of it is.
+  std::uint64_t first_bytes = 0;
+  IoPriority io_priority = 0;  // of reading and writing for it
 };
 
 // A whole layer (ranges empty: erase what is allocated, then unlink), or ranges of a layer that
@@ -142,6 +147,8 @@ inline constexpr std::uint32_t kFormatVersion = 1;
 inline constexpr std::uint64_t kFeatureVolumeLimits = 1;
 // The table volume_note is there; who does not know it serves without them.
 inline constexpr std::uint64_t kFeatureVolumeNotes = 2;
+// The table erase_option is there; who does not know it overwrites all, at its own I/O priority.
+inline constexpr std::uint64_t kFeatureEraseOptions = 4;
 inline constexpr std::uint64_t kKnownReadOnlyCompatible = 0;
 inline constexpr std::uint64_t kKnownIncompatible = 0;
 

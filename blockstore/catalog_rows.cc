@@ -96,6 +96,10 @@ EraseRequestRow read_erase_request(RowReader& row) {
   request.erased_bytes = row.number("erased_bytes", 0);
   request.verified_bytes = row.number("verified_bytes", 0);
   request.items_done = row.number("items_done", 0);
+  request.first_bytes = row.number("first_bytes", 0);
+  const std::uint64_t priority = row.number("io_priority", 0, UINT16_MAX);
+  row.require(is_io_priority(priority), "io_priority is none");
+  request.io_priority = static_cast<IoPriority>(priority);
   return request;
 }
 
@@ -177,6 +181,18 @@ Status remove_by_id(Connection& connection, std::string_view sql, std::uint64_t 
   return query.bind(id).run();
 }
 
+Status put_erase_options(Connection& db, const EraseRequestRow& row) {
+  if (row.first_bytes == 0 && row.io_priority == 0) return {};
+  VT_ASSIGN_OR_RETURN(const bool there, has_table(db, "erase_option"));
+  if (!there) VT_RETURN_IF_ERROR(db.execute(kEraseOptionSchema));
+  Query query(db,
+              "INSERT INTO erase_option (request, first_bytes, io_priority) VALUES (?1, ?2, ?3) "
+              "ON CONFLICT (request) DO UPDATE SET first_bytes = excluded.first_bytes, "
+              "io_priority = excluded.io_priority");
+  query.bind(row.id).bind(row.first_bytes);
+  return query.bind(std::uint64_t{row.io_priority}).run();
+}
+
 }  // namespace
 
 Result<CatalogImage> CatalogDb::load() {
@@ -191,11 +207,16 @@ Result<CatalogImage> CatalogDb::load() {
   VT_RETURN_IF_ERROR(
       read_table(db, "SELECT id, owner, size_bytes, unsettled, created_ns FROM layer ORDER BY id",
                  "layer", read_layer, image.layers));
-  VT_RETURN_IF_ERROR(
-      read_table(db,
-                 "SELECT id, what, policy, requested_ns, erased_bytes, verified_bytes, items_done "
-                 "FROM erase_request ORDER BY id",
-                 "erase_request", read_erase_request, image.erase_requests));
+  VT_ASSIGN_OR_RETURN(const bool erase_options, has_table(db, "erase_option"));
+  VT_RETURN_IF_ERROR(read_table(
+      db,
+      erase_options
+          ? "SELECT id, what, policy, requested_ns, erased_bytes, verified_bytes, items_done, "
+            "coalesce(first_bytes, 0) AS first_bytes, coalesce(io_priority, 0) AS io_priority "
+            "FROM erase_request LEFT JOIN erase_option ON request = id ORDER BY id"
+          : "SELECT id, what, policy, requested_ns, erased_bytes, verified_bytes, items_done, "
+            "0 AS first_bytes, 0 AS io_priority FROM erase_request ORDER BY id",
+      "erase_request", read_erase_request, image.erase_requests));
   VT_RETURN_IF_ERROR(
       read_table(db,
                  "SELECT id, request, layer, whole_layer, ranges, estimated_bytes, sum "
@@ -359,7 +380,8 @@ Status CatalogDb::put_erase_request(const EraseRequestRow& row) {
               "verified_bytes = excluded.verified_bytes, items_done = excluded.items_done");
   query.bind(row.id).bind_text(row.what).bind(static_cast<std::uint64_t>(row.policy));
   query.bind_signed(row.requested_ns).bind(row.erased_bytes).bind(row.verified_bytes);
-  return query.bind(row.items_done).run();
+  VT_RETURN_IF_ERROR(query.bind(row.items_done).run());
+  return put_erase_options(*impl_->connection, row);
 }
 
 Status CatalogDb::remove_erase_request(std::uint64_t id) {

@@ -138,4 +138,14 @@ CREATE TABLE volume_note (
 UPDATE format SET compatible = compatible | 2;
 )sql";
 
+const char* const kEraseOptionSchema = R"sql(
+CREATE TABLE erase_option (
+  request     INTEGER PRIMARY KEY REFERENCES erase_request (id) ON DELETE CASCADE
+              DEFERRABLE INITIALLY DEFERRED,
+  first_bytes INTEGER NOT NULL CHECK (first_bytes >= 0),
+  io_priority INTEGER NOT NULL CHECK (io_priority BETWEEN 0 AND 65535)
+) STRICT;
+UPDATE format SET compatible = compatible | 4;
+)sql";
+
 }  // namespace voltree

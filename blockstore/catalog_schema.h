@@ -14,5 +14,7 @@ extern const char* const kCatalogSchema;
 extern const char* const kVolumeLimitSchema;
 // Adds volume_note, when a store gets its first note.
 extern const char* const kVolumeNoteSchema;
+// Adds erase_option, with the first request that has some.
+extern const char* const kEraseOptionSchema;
 
 }  // namespace voltree

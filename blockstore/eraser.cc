@@ -60,6 +60,26 @@ std::vector<BlockRange> ranges_of(const ExtentMap& map) {
   return ranges;
 }
 
+// A layer's block lies where its volume's does: what lies before this one is overwritten.
+std::uint64_t overwritten_blocks(const EraseRequestRow& request) {
+  const bool overwrites =
+      request.policy == ErasePolicy::kZero || request.policy == ErasePolicy::kRandom;
+  if (!overwrites) return 0;
+  return request.first_bytes == 0 ? UINT64_MAX : blocks_of_bytes(request.first_bytes);
+}
+
+// Leaves what lies before `end` in `ranges`, and answers how many blocks do not.
+std::uint64_t cut_at(std::vector<BlockRange>& ranges, std::uint64_t end) {
+  std::uint64_t beyond = 0;
+  for (BlockRange& range : ranges) {
+    const std::uint64_t kept = range.first >= end ? 0 : std::min(range.count, end - range.first);
+    beyond += range.count - kept;
+    range.count = kept;
+  }
+  std::erase_if(ranges, [](const BlockRange& range) { return range.count == 0; });
+  return beyond;
+}
+
 Result<ExtentMap> decode_ranges(const EraseItemRow& item) {
   const std::vector<std::string> chunks{item.ranges};
   auto decoded = decode_map(chunks);
@@ -171,9 +191,9 @@ Task<Status> Eraser::erase_next(std::uint64_t request_id, std::uint64_t rate_byt
     Result<Outcome> erased =
         Outcome{};  // (no ?: around co_await: GCC 12 destroys its temporaries twice)
     if (item.whole_layer) {
-      erased = co_await erase_layer(item, request.policy, rate_bytes);
+      erased = co_await erase_layer(item, request, rate_bytes);
     } else {
-      erased = co_await erase_ranges(item, request.policy, rate_bytes);
+      erased = co_await erase_ranges(item, request, rate_bytes);
     }
     if (!erased.ok()) co_return erased.status();
     outcome = *erased;
@@ -191,7 +211,8 @@ Task<Status> Eraser::erase_next(std::uint64_t request_id, std::uint64_t rate_byt
   co_return Status();
 }
 
-Task<Result<Eraser::Outcome>> Eraser::erase_layer(const EraseItemRow& item, ErasePolicy policy,
+Task<Result<Eraser::Outcome>> Eraser::erase_layer(const EraseItemRow& item,
+                                                  const EraseRequestRow& request,
                                                   std::uint64_t rate_bytes) {
   FileSystem& fs = engine_.runtime().fs();
   const std::string path = Layer::data_path(engine_.directory(), item.layer);
@@ -207,7 +228,8 @@ Task<Result<Eraser::Outcome>> Eraser::erase_layer(const EraseItemRow& item, Eras
       });
   if (!opened.ok()) co_return opened.status();
   if (*opened != nullptr) {
-    VT_CO_RETURN_IF_ERROR(co_await overwrite(**opened, ranges, policy, rate_bytes, outcome));
+    VT_CO_RETURN_IF_ERROR(
+        co_await overwrite(**opened, std::move(ranges), request, rate_bytes, outcome));
   }
   const LayerId id = item.layer;
   VT_CO_RETURN_IF_ERROR(co_await engine_.runtime().run_blocking([&]() {
@@ -217,7 +239,8 @@ Task<Result<Eraser::Outcome>> Eraser::erase_layer(const EraseItemRow& item, Eras
   co_return outcome;
 }
 
-Task<Result<Eraser::Outcome>> Eraser::erase_ranges(const EraseItemRow& item, ErasePolicy policy,
+Task<Result<Eraser::Outcome>> Eraser::erase_ranges(const EraseItemRow& item,
+                                                   const EraseRequestRow& request,
                                                    std::uint64_t rate_bytes) {
   Outcome outcome;
   const std::shared_ptr<Layer> layer = engine_.layers().find(item.layer);
@@ -225,7 +248,8 @@ Task<Result<Eraser::Outcome>> Eraser::erase_ranges(const EraseItemRow& item, Era
   VT_CO_ASSIGN_OR_RETURN(const ExtentMap map, decode_ranges(item));
   const std::vector<BlockRange> ranges = ranges_of(map);
   VT_CO_RETURN_IF_ERROR(co_await layer->ensure_open());
-  VT_CO_RETURN_IF_ERROR(co_await overwrite(layer->file(true), ranges, policy, rate_bytes, outcome));
+  VT_CO_RETURN_IF_ERROR(
+      co_await overwrite(layer->file(true), ranges, request, rate_bytes, outcome));
   for (const BlockRange& range : ranges) {
     VT_CO_RETURN_IF_ERROR(co_await layer->touch_sums(range, true));
     for (std::uint64_t block = range.first; block < range.end(); ++block) {
@@ -237,19 +261,17 @@ Task<Result<Eraser::Outcome>> Eraser::erase_ranges(const EraseItemRow& item, Era
   co_return outcome;
 }
 
-// Overwrite, fdatasync, read back: in this order (I8). What the policy does not overwrite only
-// counts.
-Task<Status> Eraser::overwrite(File& file, const std::vector<BlockRange>& ranges,
-                               ErasePolicy policy, std::uint64_t rate_bytes, Outcome& outcome) {
-  if (policy == ErasePolicy::kDiscard || policy == ErasePolicy::kNone) {
-    for (const BlockRange& range : ranges) outcome.erased_bytes += range.count * kBlockBytes;
-    co_return Status();
-  }
+// Overwrite, fdatasync, read back: in this order (I8). What is not overwritten only counts.
+Task<Status> Eraser::overwrite(File& file, std::vector<BlockRange> ranges,
+                               const EraseRequestRow& request, std::uint64_t rate_bytes,
+                               Outcome& outcome) {
+  outcome.erased_bytes += cut_at(ranges, overwritten_blocks(request)) * kBlockBytes;
+  if (ranges.empty()) co_return Status();
   const std::uint64_t seed = engine_.runtime().random_u64();
   AlignedBuffer buffer(kStepBlocks * kBlockBytes);
   AlignedBuffer expected(kStepBlocks * kBlockBytes);
   for (const bool verify : {false, true}) {
-    Fill fill(policy, seed);
+    Fill fill(request.policy, seed);
     for (const BlockRange& range : ranges) {
       for (std::uint64_t at = range.first; at < range.end(); at += kStepBlocks) {
         if (stopping_.load(std::memory_order_acquire)) {
@@ -259,14 +281,14 @@ Task<Status> Eraser::overwrite(File& file, const std::vector<BlockRange>& ranges
         const auto piece = buffer.span().first(bytes);
         fill.next(expected.span().first(bytes));
         if (verify) {
-          VT_CO_RETURN_IF_ERROR(co_await file.read(piece, at * kBlockBytes));
+          VT_CO_RETURN_IF_ERROR(co_await file.read(piece, at * kBlockBytes, request.io_priority));
           if (std::memcmp(piece.data(), expected.data(), bytes) != 0) {
             co_return error(Code::kIoError, "erased blocks at {} did not read back as written", at);
           }
           outcome.verified_bytes += bytes;
         } else {
-          VT_CO_RETURN_IF_ERROR(
-              co_await file.write(expected.span().first(bytes), at * kBlockBytes));
+          VT_CO_RETURN_IF_ERROR(co_await file.write(expected.span().first(bytes), at * kBlockBytes,
+                                                    request.io_priority));
           outcome.erased_bytes += bytes;
           {
             const std::lock_guard lock(mutex_);
@@ -294,15 +316,18 @@ Task<Status> Eraser::pace(std::uint64_t bytes, std::uint64_t rate_bytes) {
 }
 
 std::string Eraser::certificate(const EraseRequestRow& request, std::uint64_t id) const {
-  const bool overwrites =
-      request.policy == ErasePolicy::kZero || request.policy == ErasePolicy::kRandom;
+  const bool overwrites = overwritten_blocks(request) != 0;
   const char* verification = "none: the policy does not overwrite";
   if (overwrites) verification = "read back after fdatasync";
   if (overwrites && request.erased_bytes == 0) verification = "none: there was nothing to erase";
+  const std::string part =
+      overwrites && request.first_bytes != 0
+          ? fmt::format(R"("overwritten_below_bytes":{},)", request.first_bytes)
+          : std::string();
   return fmt::format(
-      R"({{"certificate":{},"what":"{}","policy":"{}","requested_ns":{},"finished_ns":{},)"
+      R"({{"certificate":{},"what":"{}","policy":"{}",{}"requested_ns":{},"finished_ns":{},)"
       R"("erased_bytes":{},"verified_bytes":{},"items":{},"verification":"{}"}})",
-      id, json_escaped(request.what), erase_policy_name(request.policy), request.requested_ns,
+      id, json_escaped(request.what), erase_policy_name(request.policy), part, request.requested_ns,
       engine_.runtime().wall_now().count(), request.erased_bytes, request.verified_bytes,
       request.items_done, verification);
 }

@@ -48,11 +48,11 @@ class Eraser {
     std::uint64_t verified_bytes = 0;
   };
   Task<Status> erase_next(std::uint64_t request, std::uint64_t rate_bytes);
-  Task<Result<Outcome>> erase_layer(const EraseItemRow& item, ErasePolicy policy,
+  Task<Result<Outcome>> erase_layer(const EraseItemRow& item, const EraseRequestRow& request,
                                     std::uint64_t rate_bytes);
-  Task<Result<Outcome>> erase_ranges(const EraseItemRow& item, ErasePolicy policy,
+  Task<Result<Outcome>> erase_ranges(const EraseItemRow& item, const EraseRequestRow& request,
                                      std::uint64_t rate_bytes);
-  Task<Status> overwrite(File& file, const std::vector<BlockRange>& ranges, ErasePolicy policy,
+  Task<Status> overwrite(File& file, std::vector<BlockRange> ranges, const EraseRequestRow& request,
                          std::uint64_t rate_bytes, Outcome& outcome);
   Task<Status> pace(std::uint64_t bytes, std::uint64_t rate_bytes);
   Task<Status> finish_item(EraseRequestRow request, const EraseItemRow& item,

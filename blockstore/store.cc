@@ -294,7 +294,7 @@ Task<Status> StoreCore::sweep_node(NodeId id) {
   // A layer that open volumes still refer to stays until they are closed: only its blocks go.
   const std::shared_ptr<Volume> volume = open_volume(id);
   change.what = "blocks that no volume sees any more";
-  change.policy = policy_for(id, std::nullopt);
+  change.erase.policy = policy_for(id, std::nullopt);
   std::vector<LayerId> erased;
   erased.reserve(change.plan.erased_layers.size());
   for (const auto& entry : change.plan.erased_layers) erased.push_back(entry.first);

@@ -91,10 +91,13 @@ struct ClaimedDevice {
 
 struct DeleteOptions {
   std::optional<ErasePolicy> erase_policy;  // unset: the volume's, then the store's
-  bool wait = false;                        // return when the bytes are gone
-  bool snapshots = false;                   // a volume: its snapshots too
-  bool unless_snapshots = false;            // a volume that has some: kBusy, naming one
-  bool force = false;                       // though devices are claimed: they answer kGone
+  // Only what lies below this offset is overwritten, the rest is given back without; 0: all is.
+  std::uint64_t erase_first_bytes = 0;
+  IoPriority erase_io_priority = 0;  // of overwriting and reading back
+  bool wait = false;                 // return when the bytes are gone
+  bool snapshots = false;            // a volume: its snapshots too
+  bool unless_snapshots = false;     // a volume that has some: kBusy, naming one
+  bool force = false;                // though devices are claimed: they answer kGone
 };
 
 struct RevertOptions {

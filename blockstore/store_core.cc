@@ -278,7 +278,9 @@ Task<Result<std::uint64_t>> StoreCore::commit_change(Change change) {
   }
   EraseJob job;
   job.request.what = std::move(change.what);
-  job.request.policy = change.policy;
+  job.request.policy = change.erase.policy;
+  job.request.first_bytes = change.erase.first_bytes;
+  job.request.io_priority = change.erase.io_priority;
   job.request.requested_ns = engine.runtime().wall_now().count();
   const bool frees =
       !plan.erased_layers.empty() || !plan.erased_ranges.empty() || !plan.removed_nodes.empty();

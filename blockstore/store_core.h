@@ -63,11 +63,17 @@ class StoreCore {
   ErasePolicy policy_for(NodeId node, std::optional<ErasePolicy> wanted) const;
   // A copy of the lineage to change; what is born meanwhile is added by publish().
   Lineage copy_lineage();
+  // How what a change frees is erased; see EraseRequestRow.
+  struct EraseMethod {
+    ErasePolicy policy = ErasePolicy::kZero;
+    std::uint64_t first_bytes = 0;
+    IoPriority io_priority = 0;
+  };
   struct Change {
     Lineage next;
     LineagePlan plan;
     std::string what;  // for the erase queue
-    ErasePolicy policy = ErasePolicy::kZero;
+    EraseMethod erase;
     Extra extra;       // joins the commit, before the plan's rows; may be empty
     Extra after_plan;  // joins the commit, after them; may be empty
     std::function<Task<void>()>
@@ -101,7 +107,7 @@ class StoreCore {
   // Stops all I/O on the nodes' open devices for good (kGone), and waits for what is under way.
   Task<void> kill_devices(const std::vector<NodeId>& nodes);
   Task<Result<std::uint64_t>> remove_nodes(std::vector<NodeId> nodes, std::string what,
-                                           ErasePolicy policy);
+                                           EraseMethod erase);
   // Store::replace, once nobody uses `source` any more.
   Task<Status> replace_head(std::string name, NodeId target, NodeId source, ErasePolicy policy);
   Task<Status> shrink(NodeId node, std::uint64_t size_bytes);

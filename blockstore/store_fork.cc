@@ -354,7 +354,7 @@ Task<Status> Store::revert(std::string volume_name, std::string snapshot_name,
   }
   StoreCore::Change change;
   change.what = fmt::format("volume {}, reverted to {}", volume_name, snapshot_name);
-  change.policy = core.policy_for(head, std::nullopt);
+  change.erase.policy = core.policy_for(head, std::nullopt);
   change.next = core.copy_lineage();
   VT_CO_RETURN_IF_ERROR(
       co_await core.load_indexes(change.next, change.next.needed_for_remove(head), true));

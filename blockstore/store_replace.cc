@@ -94,7 +94,7 @@ Task<Status> StoreCore::replace_head(std::string name, NodeId target, NodeId sou
   VT_CO_ASSIGN_OR_RETURN(ExtentMap map, co_await build_map(source));
   Change change;
   change.what = fmt::format("volume {}, replaced", name);
-  change.policy = policy;
+  change.erase.policy = policy;
   change.next = copy_lineage();
   Heads heads;
   heads.target = target;

@@ -23,7 +23,7 @@ Task<void> StoreCore::kill_devices(const std::vector<NodeId>& nodes) {
 }
 
 Task<Result<std::uint64_t>> StoreCore::remove_nodes(std::vector<NodeId> nodes, std::string what,
-                                                    ErasePolicy policy) {
+                                                    EraseMethod erase) {
   std::vector<NodeId> heads;  // whose flushed state decides what is shadowed
   std::vector<LayerId> needed;
   {
@@ -57,7 +57,7 @@ Task<Result<std::uint64_t>> StoreCore::remove_nodes(std::vector<NodeId> nodes, s
   }
   Change change;
   change.what = std::move(what);
-  change.policy = policy;
+  change.erase = erase;
   change.next = copy_lineage();
   for (const NodeId id : nodes) {
     const std::vector<LayerId> more = change.next.needed_for_remove(id);
@@ -131,7 +131,6 @@ Task<Result<std::uint64_t>> Store::remove(std::string name, DeleteOptions option
     const AsyncMutex::Guard guard = co_await core.ops_mutex.lock();
     VT_CO_RETURN_IF_ERROR(core.engine.check_writable());
     std::vector<NodeId> nodes;
-    ErasePolicy policy = ErasePolicy::kZero;
     NodeName parsed;
     {
       VT_CO_ASSIGN_OR_RETURN(parsed, parse_node_name(name));
@@ -154,11 +153,12 @@ Task<Result<std::uint64_t>> Store::remove(std::string name, DeleteOptions option
       }
     }
     if (nodes.empty()) co_return std::uint64_t{0};
-    policy = core.policy_for(nodes.front(), options.erase_policy);
+    const StoreCore::EraseMethod erase{core.policy_for(nodes.front(), options.erase_policy),
+                                       options.erase_first_bytes, options.erase_io_priority};
     const std::string what =
         fmt::format("{} {}{}", parsed.is_snapshot() ? "snapshot" : "volume", name,
                     nodes.size() > 1 && options.snapshots ? " and its snapshots" : "");
-    VT_CO_ASSIGN_OR_RETURN(request, co_await core.remove_nodes(std::move(nodes), what, policy));
+    VT_CO_ASSIGN_OR_RETURN(request, co_await core.remove_nodes(std::move(nodes), what, erase));
   }
   if (options.wait && request != 0) VT_CO_RETURN_IF_ERROR(co_await wait_erased(request));
   co_return request;
@@ -362,7 +362,7 @@ Task<Status> StoreCore::cut_node(std::shared_ptr<Volume> volume, BlockRange beyo
   change.next.update(row);
   change.plan.changed_nodes.push_back(id);
   change.what = fmt::format("volume {}, shrunk", name_of(id).volume);
-  change.policy = policy_for(id, std::nullopt);
+  change.erase.policy = policy_for(id, std::nullopt);
   change.committed = [volume, size_bytes, target, has_parent]() -> Task<void> {
     if (target != nullptr) volume->adopt({target}, has_parent);
     volume->cut(size_bytes);

@@ -242,7 +242,7 @@ class Check {
     works("attach_volume", driver_.attach_volume(disk, "instance", "here", "/dev/vdb"));
     works("ensure_export", driver_.ensure_export(disk));
     works("extend_volume of one that is attached", driver_.extend_volume(disk, 3));
-    works("detach_volume", driver_.detach_volume(disk));
+    works("detach_volume", driver_.detach_volume(disk, std::nullopt));
     disk.attachments = {{"here", "one"}, {"here", "two"}};
     Answer<bool> more = driver_.terminate_connection(disk, connector(), false);
     holds("terminate_connection tells of others on the host", more.ok() && *more);

@@ -29,6 +29,10 @@ class Arguments {
   std::uint64_t gib(std::string_view name) { return gib_of(any(name), name); }
 
   DriverVolume volume(std::string_view name) { return volume_of(any(name), name); }
+  std::optional<VolumeAttachment> attachment_or_none(std::string_view name) {
+    if (!any(name).is_object()) return std::nullopt;
+    return attachment_of(any(name), name);
+  }
   DriverSnapshot snapshot(std::string_view name) { return snapshot_of(any(name), name); }
   DriverGroup group(std::string_view name) {
     DriverGroup group;
@@ -105,6 +109,10 @@ class Arguments {
     fail(name, "must have a size in GiB");
     return 0;
   }
+  VolumeAttachment attachment_of(const Json& value, std::string_view name) {
+    return {text_of(member(value, "attached_host"), name, false),
+            text_of(member(value, "instance_uuid"), name, false)};
+  }
   DriverVolume volume_of(const Json& value, std::string_view name) {
     DriverVolume volume;
     volume.name = text_of(member(value, "name"), name, true);
@@ -118,8 +126,7 @@ class Arguments {
     const Json& attachments = member(value, "attachments");
     if (attachments.is_array() && attachments.size() <= kObjectsMax) {
       for (const Json& one : attachments) {
-        volume.attachments.push_back({text_of(member(one, "attached_host"), name, false),
-                                      text_of(member(one, "instance_uuid"), name, false)});
+        volume.attachments.push_back(attachment_of(one, name));
       }
     }
     return volume;
@@ -229,8 +236,9 @@ const std::vector<Call>& calls() {
                 const auto host = a.text_or_empty("host_name");
                 const auto mountpoint = a.text_or_empty("mountpoint"),
                 driver.attach_volume(volume, instance, host, mountpoint)),
-        VT_CALL(detach_volume, const auto volume = a.volume("volume"),
-                driver.detach_volume(volume)),
+        VT_CALL(detach_volume, const auto volume = a.volume("volume");
+                const auto attachment = a.attachment_or_none("attachment"),
+                driver.detach_volume(volume, attachment)),
         VT_CALL(create_export_snapshot, const auto snapshot = a.snapshot("snapshot");
                 const Json& connector = a.any("connector"),
                 driver.create_export_snapshot(snapshot, connector)),

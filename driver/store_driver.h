@@ -26,6 +26,9 @@ struct StoreDriverOptions {
   std::string host_name;                 // of location_info
   Connection connection = Connection::kFile;
   std::string erase_policy;  // of deletes: Cinder's volume_clear; empty: the store's own
+  // Of deletes: only so much from the start of a volume is overwritten (volume_clear_size); 0: all.
+  std::uint64_t erase_first_bytes = 0;
+  std::string erase_io_priority;  // of deletes: volume_clear_ionice; empty: the daemon's own
   std::uint64_t reserved_percentage = 0;
   std::string max_over_subscription_ratio = "20.0";  // or "auto"
   // Below this much free space on the host nothing new is made: the scheduler does not look at it
@@ -77,7 +80,8 @@ class StoreDriver final : public VolumeDriver {
                                     bool force) override;
   DriverStatus attach_volume(const DriverVolume& volume, const std::string& instance_uuid,
                              const std::string& host_name, const std::string& mountpoint) override;
-  DriverStatus detach_volume(const DriverVolume& volume) override;
+  DriverStatus detach_volume(const DriverVolume& volume,
+                             const std::optional<VolumeAttachment>& attachment) override;
   Answer<Json> create_export_snapshot(const DriverSnapshot& snapshot,
                                       const Json& connector) override;
   DriverStatus remove_export_snapshot(const DriverSnapshot& snapshot) override;

@@ -8,6 +8,12 @@ namespace {
 // A note's key: and who.
 constexpr std::string_view kAttachedTo = "attached-to:";
 
+std::string note_key(const VolumeAttachment& attachment) {
+  const bool instance = !attachment.instance_uuid.empty();
+  return std::string(kAttachedTo)
+      .append(instance ? attachment.instance_uuid : attachment.attached_host);
+}
+
 std::string node_of(const DriverSnapshot& snapshot) {
   return snapshot.volume_name + "@" + snapshot.name;
 }
@@ -114,18 +120,19 @@ DriverStatus StoreDriver::attach_volume(const DriverVolume& volume,
   VT_ASSIGN_OR_RETURN(const std::optional<Json> there, find(volume.name));
   if (!there) return {Exception::kVolumeNotFound, "there is no volume " + volume.name};
   Json notes = there->value("notes", Json::object());
-  const std::string& who = instance_uuid.empty() ? host_name : instance_uuid;
-  notes[std::string(kAttachedTo) + who] = fmt::format("{} {}", host_name, mountpoint);
+  notes[note_key({host_name, instance_uuid})] = fmt::format("{} {}", host_name, mountpoint);
   return note(volume.name, std::move(notes));
 }
 
-DriverStatus StoreDriver::detach_volume(const DriverVolume& volume) {
+DriverStatus StoreDriver::detach_volume(const DriverVolume& volume,
+                                        const std::optional<VolumeAttachment>& attachment) {
   VT_ASSIGN_OR_RETURN(const std::optional<Json> there, find(volume.name));
   if (!there) return {};
   const Json all = there->value("notes", Json::object());
   Json left = Json::object();
   for (const auto& [key, text] : all.items()) {
-    if (!key.starts_with(kAttachedTo)) left[key] = text;
+    const bool goes = attachment ? key == note_key(*attachment) : key.starts_with(kAttachedTo);
+    if (!goes) left[key] = text;
   }
   return left == all ? DriverStatus() : note(volume.name, std::move(left));
 }

@@ -102,6 +102,8 @@ DriverStatus StoreDriver::limit(const std::string& name, const Json& qos_specs) 
 DriverStatus StoreDriver::remove(const std::string& name, Exception busy) {
   Json params{{"name", name}};
   if (!options_.erase_policy.empty()) params["erase_policy"] = options_.erase_policy;
+  if (options_.erase_first_bytes != 0) params["erase_first_bytes"] = options_.erase_first_bytes;
+  if (!options_.erase_io_priority.empty()) params["erase_io_priority"] = options_.erase_io_priority;
   // The store itself would let a volume's snapshots live on; Cinder wants to hear of them.
   if (name.find('@') == std::string::npos) params["unless_snapshots"] = true;
   const Result<Json> gone = client_.call("volume.delete", std::move(params));

@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "driver/control/client.h"
-#include "driver/ssh_stream.h"
 #include "driver/images/nbd_disk.h"
 #include "driver/images/store_volume.h"
+#include "driver/ssh_stream.h"
 
 namespace voltree {
 

@@ -83,7 +83,8 @@ VT_NOT_IMPLEMENTED(Answer<Json>, initialize_connection, const DriverVolume&, con
 VT_NOT_IMPLEMENTED(Answer<bool>, terminate_connection, const DriverVolume&, const Json&, bool)
 VT_NOT_IMPLEMENTED(DriverStatus, attach_volume, const DriverVolume&, const std::string&,
                    const std::string&, const std::string&)
-VT_NOT_IMPLEMENTED(DriverStatus, detach_volume, const DriverVolume&)
+VT_NOT_IMPLEMENTED(DriverStatus, detach_volume, const DriverVolume&,
+                   const std::optional<VolumeAttachment>&)
 VT_NOT_IMPLEMENTED(Answer<Json>, create_export_snapshot, const DriverSnapshot&, const Json&)
 VT_NOT_IMPLEMENTED(DriverStatus, remove_export_snapshot, const DriverSnapshot&)
 VT_NOT_IMPLEMENTED(Answer<Json>, initialize_connection_snapshot, const DriverSnapshot&, const Json&)

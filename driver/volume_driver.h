@@ -215,7 +215,9 @@ class VolumeDriver {
                                             bool force);
   virtual DriverStatus attach_volume(const DriverVolume& volume, const std::string& instance_uuid,
                                      const std::string& host_name, const std::string& mountpoint);
-  virtual DriverStatus detach_volume(const DriverVolume& volume);
+  // `attachment`: which one is no more; none: all of them.
+  virtual DriverStatus detach_volume(const DriverVolume& volume,
+                                     const std::optional<VolumeAttachment>& attachment);
   // A snapshot, read-only.
   virtual Answer<Json> create_export_snapshot(const DriverSnapshot& snapshot,
                                               const Json& connector);

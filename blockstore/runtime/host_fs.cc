@@ -6,6 +6,7 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -76,6 +77,26 @@ bool try_sparse(const std::string& folder) {
   return ::fstat(scratch.get(), &st) == 0 && st.st_blocks * 512 < kSize / 2;
 }
 
+// This thread's I/O priority, for a while.
+class ThreadIoPriority {
+ public:
+  explicit ThreadIoPriority(IoPriority priority) : changed_(priority != 0) {
+    if (!changed_) return;
+    before_ = ::syscall(SYS_ioprio_get, kWhoProcess, 0);
+    (void)::syscall(SYS_ioprio_set, kWhoProcess, 0, priority);
+  }
+  ~ThreadIoPriority() {
+    if (changed_) (void)::syscall(SYS_ioprio_set, kWhoProcess, 0, before_);
+  }
+  ThreadIoPriority(const ThreadIoPriority&) = delete;
+  ThreadIoPriority& operator=(const ThreadIoPriority&) = delete;
+
+ private:
+  static constexpr int kWhoProcess = 1;  // IOPRIO_WHO_PROCESS of linux/ioprio.h, which is not C++
+  const bool changed_;
+  long before_ = 0;
+};
+
 }  // namespace
 
 Status check_file_range(std::uint64_t offset_bytes, std::uint64_t length_bytes,
@@ -113,6 +134,7 @@ void HostFile::submit(IoRequest& request) {
 }
 
 Status HostFile::execute_sync(const IoRequest& request) {
+  const ThreadIoPriority priority(request.io_priority);
   switch (request.kind) {
     case IoKind::kRead:
       return read_sync({request.data, request.length_bytes}, request.offset_bytes);

@@ -24,6 +24,7 @@
 #include <vector>
 
 #include "blockstore/base/status.h"
+#include "blockstore/runtime/io_priority.h"
 #include "blockstore/runtime/task.h"
 
 namespace voltree {
@@ -44,13 +45,16 @@ struct IoRequest {
   // Called once, on the executor that submitted it, when `status` is set.
   void (*on_done)(IoRequest&) = nullptr;
   void* context = nullptr;
-  Executor* home = nullptr;  // set by File::submit's caller: Executor::current()
+  Executor* home = nullptr;    // set by File::submit's caller: Executor::current()
+  IoPriority io_priority = 0;  // of kRead and kWrite
 };
 
 // Awaits one IoRequest.
 class IoAwaiter {
  public:
-  explicit IoAwaiter(IoRequest request) : request_(std::move(request)) {}
+  explicit IoAwaiter(IoRequest request, IoPriority io_priority = 0) : request_(std::move(request)) {
+    request_.io_priority = io_priority;
+  }
   bool await_ready() const noexcept { return false; }
   void await_suspend(std::coroutine_handle<> handle);
   Status await_resume() { return std::move(request_.status); }
@@ -83,12 +87,14 @@ class File {
  public:
   virtual ~File() = default;
 
-  IoAwaiter read(std::span<std::byte> out, std::uint64_t offset_bytes) {
-    return IoAwaiter({IoKind::kRead, this, out.data(), offset_bytes, out.size(), {}});
+  IoAwaiter read(std::span<std::byte> out, std::uint64_t offset_bytes, IoPriority io_priority = 0) {
+    return IoAwaiter({IoKind::kRead, this, out.data(), offset_bytes, out.size(), {}}, io_priority);
   }
-  IoAwaiter write(std::span<const std::byte> data, std::uint64_t offset_bytes) {
+  IoAwaiter write(std::span<const std::byte> data, std::uint64_t offset_bytes,
+                  IoPriority io_priority = 0) {
     return IoAwaiter(
-        {IoKind::kWrite, this, const_cast<std::byte*>(data.data()), offset_bytes, data.size(), {}});
+        {IoKind::kWrite, this, const_cast<std::byte*>(data.data()), offset_bytes, data.size(), {}},
+        io_priority);
   }
   // fdatasync. A failure is final for the file (I10): never call it again after one.
   IoAwaiter sync_data() { return IoAwaiter({IoKind::kSyncData, this, nullptr, 0, 0, {}}); }

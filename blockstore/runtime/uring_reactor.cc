@@ -448,9 +448,11 @@ void UringReactor::prepare_file(const Op& op, io_uring_sqe* sqe) {
   switch (request.kind) {
     case IoKind::kRead:
       ::io_uring_prep_read(sqe, fd, data, length, offset);
+      sqe->ioprio = request.io_priority;
       return;
     case IoKind::kWrite:
       ::io_uring_prep_write(sqe, fd, data, length, offset);
+      sqe->ioprio = request.io_priority;
       return;
     case IoKind::kSyncData:
       ::io_uring_prep_fsync(sqe, fd, IORING_FSYNC_DATASYNC);

@@ -127,6 +127,17 @@ std::optional<ErasePolicy> Params::optional_erase_policy(std::string_view name) 
   return *policy;
 }
 
+IoPriority Params::io_priority_or_none(std::string_view name) {
+  const Json* value = find(name);
+  if (value == nullptr) return 0;
+  const Result<IoPriority> priority = parse_io_priority(take_text(name, *value));
+  if (!priority.ok()) {
+    fail(fmt::format("parameter \"{}\": {}", name, priority.status().message()));
+    return 0;
+  }
+  return *priority;
+}
+
 Status Params::done() const {
   if (!error_.empty()) return Status(Code::kInvalid, error_);
   if (!params_.is_object()) return {};

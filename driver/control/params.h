@@ -40,6 +40,7 @@ class Params {
   Json object_or_empty(std::string_view name);  // {} when absent
   bool flag(std::string_view name);             // false when absent
   std::optional<ErasePolicy> optional_erase_policy(std::string_view name);
+  IoPriority io_priority_or_none(std::string_view name);  // 0 when it is not given
 
   // OK, or kInvalid naming the first parameter that is wrong.
   Status done() const;

@@ -1,5 +1,6 @@
 // driver.call: Cinder's verbs (driver/volume_driver.h) on this store, for drivers in other
 // languages.
+#include <regex>
 #include <thread>
 
 #include "driver/control/client.h"
@@ -11,6 +12,22 @@
 namespace voltree {
 namespace {
 
+// Arguments of ionice(1), as volume_clear_ionice has them: "-c3", "-c 2 -n 7".
+Result<IoPriority> parse_ionice(const std::string& text) {
+  if (text.empty()) return IoPriority{0};
+  static const std::regex form(
+      R"(\s*(?:-c|--class[= ])\s*(3|idle|2|best-effort)(?:\s+(?:-n|--classdata[= ])\s*([0-7]))?\s*)");
+  std::smatch parts;
+  if (!std::regex_match(text, parts, form)) {
+    return error(Code::kInvalid,
+                 "volume_clear_ionice is {}: -c3, or -c2 with -n0 to -n7, is what can be asked for",
+                 voltree::quoted(text));
+  }
+  const bool idle = parts[1] == "3" || parts[1] == "idle";
+  const std::string level = parts[2].matched ? parts[2].str() : "4";  // ionice's own default
+  return parse_io_priority(idle ? "idle" : "best-effort:" + level);
+}
+
 Result<StoreDriverOptions> read_options(Call& call, const Json& configuration) {
   Params params(configuration);
   StoreDriverOptions options;
@@ -20,6 +37,8 @@ Result<StoreDriverOptions> read_options(Call& call, const Json& configuration) {
   if (params.optional_erase_policy("erase_policy")) {
     options.erase_policy = params.text("erase_policy");
   }
+  options.erase_first_bytes = params.number_or("erase_first_bytes", 0);
+  const std::string ionice = params.text_or("erase_ionice", "");
   options.reserved_percentage = params.number_or("reserved_percentage", 0, 100);
   options.max_over_subscription_ratio =
       params.text_or("max_over_subscription_ratio", options.max_over_subscription_ratio);
@@ -28,6 +47,8 @@ Result<StoreDriverOptions> read_options(Call& call, const Json& configuration) {
     options.manage_directories = params.texts("manage_directories");
   }
   VT_RETURN_IF_ERROR(call.accept(params));
+  VT_ASSIGN_OR_RETURN(const IoPriority priority, parse_ionice(ionice));
+  options.erase_io_priority = io_priority_name(priority);
   if (connection != "file" && connection != "local") {
     return call.refuse("parameter \"connection\" must be \"file\" or \"local\"");
   }

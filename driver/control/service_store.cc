@@ -103,6 +103,8 @@ Result<Json> erase_queue(Call& call) {
     requests.push_back(Json{{"request", entry.request.id},
                             {"what", entry.request.what},
                             {"policy", erase_policy_name(entry.request.policy)},
+                            {"first_bytes", entry.request.first_bytes},
+                            {"io_priority", io_priority_name(entry.request.io_priority)},
                             {"requested_ns", entry.request.requested_ns},
                             {"erased_bytes", entry.request.erased_bytes},
                             {"left_bytes", entry.left_bytes},

@@ -223,6 +223,8 @@ Result<Json> volume_delete(Call& call) {
   const std::string name = params.text("name");
   DeleteOptions options;
   options.erase_policy = params.optional_erase_policy("erase_policy");
+  options.erase_first_bytes = params.number_or("erase_first_bytes", 0);
+  options.erase_io_priority = params.io_priority_or_none("erase_io_priority");
   options.snapshots = params.flag("snapshots");
   options.unless_snapshots = params.flag("unless_snapshots");
   options.force = params.flag("force");

@@ -101,6 +101,12 @@ class VoltreeDriver(driver.VolumeDriver):
         clear = self.configuration.safe_get('volume_clear')
         if clear:
             options['erase_policy'] = {'none': 'discard'}.get(clear, clear)
+        first_mib = self.configuration.safe_get('volume_clear_size')
+        if first_mib:
+            options['erase_first_bytes'] = first_mib << 20
+        priority = self.configuration.safe_get('volume_clear_ionice')
+        if priority:
+            options['erase_ionice'] = priority
         return options
 
     @staticmethod
@@ -166,13 +172,17 @@ class VoltreeDriver(driver.VolumeDriver):
             if volume_type.qos_specs:
                 qos = {'consumer': volume_type.qos_specs.consumer,
                        'specs': dict(volume_type.qos_specs.specs or {})}
-        attachments = [{'attached_host': one.attached_host or '',
-                        'instance_uuid': one.instance_uuid or ''}
+        attachments = [VoltreeDriver._attachment(one)
                        for one in (getattr(volume, 'volume_attachment', None) or [])]
         return {'name': volume.name, 'id': volume.id, 'size': volume.size,
                 'host': volume.host or '', 'status': volume.status or '',
                 'encrypted': bool(volume.encryption_key_id), 'extra_specs': specs,
                 'qos_specs': qos, 'attachments': attachments}
+
+    @staticmethod
+    def _attachment(attachment):
+        return {'attached_host': attachment.attached_host or '',
+                'instance_uuid': attachment.instance_uuid or ''}
 
     @staticmethod
     def _snapshot(snapshot):
@@ -192,10 +202,6 @@ class VoltreeDriver(driver.VolumeDriver):
 
     def check_for_setup_error(self):
         self._call('check_for_setup_error')
-        if self.configuration.safe_get('volume_clear_size'):
-            LOG.warning('volume_clear_size is not heeded: all that a volume held is cleared.')
-        if self.configuration.safe_get('volume_clear_ionice'):
-            LOG.warning('volume_clear_ionice is not heeded: "voltree erase --rate" bounds clearing.')
 
     def get_volume_stats(self, refresh=False):
         if refresh or not self._last_stats:
@@ -287,7 +293,8 @@ class VoltreeDriver(driver.VolumeDriver):
                    host_name=host_name, mountpoint=mountpoint)
 
     def detach_volume(self, context, volume, attachment=None):
-        self._call('detach_volume', volume=self._volume(volume))
+        self._call('detach_volume', volume=self._volume(volume),
+                   attachment=self._attachment(attachment) if attachment else None)
 
     def create_export_snapshot(self, context, snapshot, connector):
         return self._call('create_export_snapshot', snapshot=self._snapshot(snapshot),

@@ -58,8 +58,8 @@ class StoreTest : public ::testing::Test {
   void create(const std::string& name, std::uint64_t size) {
     ok(store_->create_volume(name, size, std::nullopt));
   }
-  void remove(const std::string& name) {
-    const auto removed = runtime_->sync_wait(store_->remove(name, {}));
+  void remove(const std::string& name, DeleteOptions options = {}) {
+    const auto removed = runtime_->sync_wait(store_->remove(name, options));
     ASSERT_TRUE(removed.ok()) << removed.status().message();
   }
   std::shared_ptr<BlockDevice> device(const std::string& name) {

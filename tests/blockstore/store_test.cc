@@ -374,6 +374,36 @@ TEST_F(StoreTest, I8_ALayerIsOverwrittenBeforeItIsUnlinked) {
   EXPECT_NE(texts->at(0).find("\"verified_bytes\":1048576"), std::string::npos) << texts->at(0);
 }
 
+TEST_F(StoreTest, I8_OnlyTheStartIsOverwrittenWhenItIsAskedSo) {
+  constexpr std::uint64_t kStartBytes = 257 * 1024, kOverwrittenBytes = 260 * 1024;
+  create("a", kMiB);
+  fill("a", 0, kMiB, 'x');
+  const auto inode = *world_.find("/store/layers/01/00000001");
+  DeleteOptions options;
+  options.erase_first_bytes = kStartBytes;
+  options.erase_io_priority = *parse_io_priority("idle");
+  remove("a", options);
+  kill_and_reopen();  // the options are in the queue as well
+  const auto queue = runtime_->sync_wait(store_->erase_queue());
+  ASSERT_EQ(queue.size(), 1u);
+  EXPECT_EQ(queue[0].request.first_bytes, kStartBytes);
+  EXPECT_EQ(io_priority_name(queue[0].request.io_priority), "idle");
+  ok(store_->wait_erased(0));
+  EXPECT_FALSE(world_.find("/store/layers/01/00000001").ok());
+  Bytes left(kMiB), expected(kMiB, std::byte{'x'});
+  std::fill_n(expected.begin(), kOverwrittenBytes, std::byte{0});
+  inode->read(left, 0);
+  EXPECT_EQ(left, expected);
+  const std::string text = runtime_->sync_wait(store_->certificates(0, 10))->at(0);
+  EXPECT_NE(text.find(fmt::format("\"overwritten_below_bytes\":{},", kStartBytes)),
+            std::string::npos)
+      << text;
+  EXPECT_NE(
+      text.find(fmt::format("\"erased_bytes\":{},\"verified_bytes\":{}", kMiB, kOverwrittenBytes)),
+      std::string::npos)
+      << text;
+}
+
 TEST_F(StoreTest, I8_TheQueueResumesAfterTheDaemonDied) {
   create("a", kMiB);
   fill("a", 0, kMiB, 'x');

@@ -306,7 +306,11 @@ TEST_F(ComplianceTest, WhoHasAVolumeIsNoted) {
   EXPECT_EQ(notes(), Json({{"attached-to:instance", "stor1 /dev/vdb"},
                            {"attached-to:stor2", "stor2 /mnt"},
                            {"owner", "ann"}}));
-  ASSERT_TRUE(driver.detach_volume(disk).ok());
+  ASSERT_TRUE(driver.detach_volume(disk, VolumeAttachment{"stor1", "instance"}).ok());
+  EXPECT_EQ(notes(), Json({{"attached-to:stor2", "stor2 /mnt"}, {"owner", "ann"}}));
+  ASSERT_TRUE(driver.detach_volume(disk, VolumeAttachment{"stor9", ""}).ok());
+  EXPECT_EQ(notes(), Json({{"attached-to:stor2", "stor2 /mnt"}, {"owner", "ann"}}));
+  ASSERT_TRUE(driver.detach_volume(disk, std::nullopt).ok());
   EXPECT_EQ(notes(), Json({{"owner", "ann"}}));
   EXPECT_EQ(code_of("volume.set_notes", {{"name", "volume-1"}, {"notes", {{"k", 1}}}}),
             Code::kInvalid);

@@ -220,7 +220,10 @@ test_life_of_volumes() {
   expect 0 'queue is empty|WHAT' erase
   expect 0 'random' erase --set-policy random --rate 100M
   expect 2 . erase --set-policy burn
-  expect 0 'deleted' delete a bb c --snapshots --wait
+  expect 2 'best-effort:7' delete c --erase-priority realtime:0
+  expect 2 . delete c --erase-first much
+  expect 0 'deleted' delete c --erase-first 1M --erase-priority best-effort:7 --wait
+  expect 0 'deleted' delete a bb --snapshots --wait
   expect 0 'queue is empty' erase --wait
   expect 0 . erase --certificates
   is "empty" "[]" "$(json 'a["requests"]' erase)"

@@ -239,6 +239,16 @@ class ShimTest(unittest.TestCase):
         for one in (disk, volume('child'), volume('twin'), disk):
             self.driver.delete_volume(one)
 
+    def test_clearing_less(self):
+        configuration = self.driver.configuration.values
+        configuration.update(volume_clear_size=1, volume_clear_ionice='-c2 -n7')
+        self.driver.create_volume(volume('disk'))
+        self.driver.delete_volume(volume('disk'))
+        for priority in ('-c1', '-c2 -n8', 'idle; true'):
+            configuration['volume_clear_ionice'] = priority
+            with self.assertRaisesRegex(exception.VolumeBackendAPIException, 'volume_clear_ionice'):
+                self.driver.check_for_setup_error()
+
     def test_attaching(self):
         disk = volume('disk', attachments=['stor1', 'stor1'])
         self.driver.create_volume(disk)

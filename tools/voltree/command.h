@@ -56,6 +56,8 @@ Result<NodeName> parse_snapshot_name(const std::string& text);
 struct DeleteCommandOptions {
   std::vector<std::string> names;
   std::string erase_policy;  // empty: the volume's, then the store's
+  std::string erase_first;   // a size; empty: all of it
+  std::string erase_priority;
   bool wait = false;
   bool snapshots = false;
   bool force = false;

@@ -115,6 +115,16 @@ Status delete_nodes(Cli& cli, const DeleteCommandOptions& options) {
   if (!options.erase_policy.empty()) {
     VT_RETURN_IF_ERROR(parse_erase_policy(options.erase_policy).status());
   }
+  Json how = Json::object();
+  if (!options.erase_policy.empty()) how["erase_policy"] = options.erase_policy;
+  if (!options.erase_first.empty()) {
+    VT_ASSIGN_OR_RETURN(const std::uint64_t bytes, parse_size(options.erase_first));
+    how["erase_first_bytes"] = bytes;
+  }
+  if (!options.erase_priority.empty()) {
+    VT_RETURN_IF_ERROR(parse_io_priority(options.erase_priority).status());
+    how["erase_io_priority"] = options.erase_priority;
+  }
   VT_ASSIGN_OR_RETURN(Client * client, cli.client(options.wait));
   VT_RETURN_IF_ERROR(check_deletable(cli, options));
   Json deleted = Json::array();
@@ -123,7 +133,7 @@ Status delete_nodes(Cli& cli, const DeleteCommandOptions& options) {
     if (!seen.insert(name).second) continue;
     Json params{{"name", name}, {"snapshots", options.snapshots}};
     if (options.force) params["force"] = true;
-    if (!options.erase_policy.empty()) params["erase_policy"] = options.erase_policy;
+    params.update(how);
     VT_ASSIGN_OR_RETURN(Json one, cli.call("volume.delete", std::move(params)));
     if (!cli.json) print_line("deleted " + name);
     deleted.push_back(std::move(one));
@@ -190,6 +200,14 @@ void add_volume_commands(CLI::App& app, Cli& cli) {
       ->add_option("--erase", remove->erase_policy,
                    "How: zero, random, discard or none (default: the volume's)")
       ->type_name("POLICY");
+  command
+      ->add_option("--erase-first", remove->erase_first,
+                   "Overwrite only so much from the volume's start; give the rest back without")
+      ->type_name("SIZE");
+  command
+      ->add_option("--erase-priority", remove->erase_priority,
+                   "The eraser's I/O priority: idle, or best-effort:0 to best-effort:7")
+      ->type_name("PRIORITY");
 }
 
 }  // namespace voltree::cli

@@ -24,7 +24,7 @@ import parts_moves
 import volumes
 from volumes import GIB, create, snapshot
 
-BACKEND = 'crash'
+BACKEND, SPARE = 'crash', 'spare'
 SOCKET = '/run/crash/control.sock'
 UPSTREAM = '/var/lib/voltree-crash/run/control.sock'
 DAEMON, SERVICE = 'voltree-crash', 'cinder-volume-crash'
@@ -138,7 +138,7 @@ def known():
 
 
 PASSING = ('creating', 'deleting', 'extending', 'reverting', 'attaching', 'detaching', 'downloading', 'uploading',
-           'retyping', 'managing', 'unmanaging', 'reserved')
+           'retyping', 'managing', 'unmanaging', 'reserved', 'backing-up')
 
 
 def settle():
@@ -174,6 +174,10 @@ def clean(keep):
     """As an administrator does it, with Cinder alone."""
     for one in api.get('/attachments', all_tenants=1)['attachments']:
         api.delete('/attachments/' + one['id'])
+    for one in api.get('/backups', all_tenants=1)['backups']:
+        api.action('backups', one['id'], 'os-reset_status', {'status': 'error'})
+        api.delete('/backups/' + one['id'])
+        api.wait('backups', one['id'], None)
     for group in api.get('/groups', all_tenants=1)['groups']:
         api.action('groups', group['id'], 'reset_status', {'status': 'available'})
     for taken in api.get('/group_snapshots', all_tenants=1)['group_snapshots']:
@@ -298,6 +302,35 @@ class Calls:
             'host': volumes.HOSTS[BACKEND], 'ref': {'source-name': 'volume-by-hand'}, 'volume_type': BACKEND}})
 
     @staticmethod
+    def manage_existing__file(one, taken):
+        path = '/srv/images/by-hand.raw'
+        with open(path, 'wb') as file:
+            file.write(volumes.pattern('by hand'))
+            file.truncate(GIB)
+        api.post('/manageable_volumes', {'volume': {
+            'host': volumes.HOSTS[BACKEND], 'ref': {'source-name': path}, 'volume_type': BACKEND}})
+
+    @staticmethod
+    def create_export_snapshot(one, taken):
+        api.post('/backups', {'backup': {'volume_id': one, 'snapshot_id': taken, 'force': True, 'name': 'of it'}})
+
+    @staticmethod
+    def initialize_connection_snapshot(one, taken):
+        Calls.create_export_snapshot(one, taken)
+
+    @staticmethod
+    def terminate_connection_snapshot(one, taken):
+        Calls.create_export_snapshot(one, taken)
+
+    @staticmethod
+    def remove_export_snapshot(one, taken):
+        Calls.create_export_snapshot(one, taken)
+
+    @staticmethod
+    def delete_group(one, taken):
+        api.action('groups', make_group(), 'delete', {'delete-volumes': True})
+
+    @staticmethod
     def retype(one, taken):
         parts_moves.qos_type('crash-slow', BACKEND, 'back-end', total_iops_sec='500')
         api.action('volumes', one, 'os-retype', {'new_type': 'crash-slow', 'migration_policy': 'never'})
@@ -317,27 +350,35 @@ class Calls:
         api.delete('/group_snapshots/' + made)
 
 
+# What is behind two underscores tells two ways to one call apart.
 CALLS = [name for name in vars(Calls) if not name.startswith('_')]
 
 
-def cut_each_call(when_and_whom):
+@contextlib.contextmanager
+def cutting(proxy, call, when, whom):
+    """One cut, in what the caller does; the service is there again afterwards."""
+    proxy.cut(call, when, kill_daemon if whom == DAEMON else kill_service)
+    yield
+    assert proxy.done.wait(60), 'nobody called %s' % call
+    if whom == SERVICE:
+        start(SERVICE)
+
+
+def cut_each_call(when_and_whom, calls):
     proxy = Proxy.of_us()
     base = create(1, BACKEND)
     volumes.fill(base, 'base')
     kept = snapshot(base)
     keep = (base, kept)
     expected = {'volumes/volume-' + base: 'base', 'snapshots/volume-%s/snapshot-%s' % (base, kept): 'base'}
-    for call in CALLS:
+    for call in calls:
         for when, whom in when_and_whom:
             one = create(1, BACKEND)
             volumes.fill(one, 'scratch')
             taken = snapshot(one)
-            proxy.cut(call, when, kill_daemon if whom == DAEMON else kill_service)
             ended = threading.Thread(target=getattr(Calls, call), args=(one, taken))
-            ended.start()
-            assert proxy.done.wait(60), 'nobody called %s' % call
-            if whom == SERVICE:
-                start(SERVICE)
+            with cutting(proxy, call.split('__')[0], when, whom):
+                ended.start()
             ended.join()
             try:
                 settle()
@@ -353,9 +394,10 @@ def cut_each_call(when_and_whom):
 def of_us():
     if not hasattr(Proxy, 'ours'):
         Proxy.ours = Proxy()
-        volumes.STORES[BACKEND] = '/var/lib/voltree-crash'
         start(SERVICE)
-        volumes.HOSTS[BACKEND] = 'cinder-crash@crash#crash'
+        for backend in (BACKEND, SPARE):
+            volumes.STORES[backend] = '/var/lib/voltree-' + backend
+            volumes.HOSTS[backend] = 'cinder-crash@%s#%s' % (backend, backend)
         volumes.set_up()
     return Proxy.ours
 
@@ -363,12 +405,128 @@ def of_us():
 Proxy.of_us = staticmethod(of_us)
 
 
+# --- Moves: a volume is in one store or in the other; between the last two steps in both, until it is tried again.
+
+def where_it_is(the_id):
+    """The back ends whose stores have the volume."""
+    name = volumes.store_name(the_id)
+    return [backend for backend in (BACKEND, SPARE)
+            if name in [node['name'] for node in volumes.nodes(backend)]]
+
+
+def migrating(one, force=False):
+    api.action('volumes', one, 'os-migrate_volume', {'host': volumes.HOSTS[SPARE], 'force_host_copy': force})
+
+
+def retyping(one):
+    api.action('volumes', one, 'os-retype', {'new_type': SPARE, 'migration_policy': 'on-demand'})
+
+
+def settled(one):
+    """What Cinder says of it once nothing moves any more."""
+    last, since = None, time.monotonic()
+    while True:
+        shown = api.show('volumes', one)
+        now = (shown['status'], shown['migration_status'], shown['os-vol-host-attr:host'])
+        if now != last:
+            last, since = now, time.monotonic()
+        if time.monotonic() - since > (6 if now[1] in ('starting', 'migrating', 'completing') else 1):
+            return shown
+        time.sleep(0.1)
+
+
+def arrives(one):
+    """When it is tried again; the type may have come with the first try."""
+    deadline = time.monotonic() + 180
+    while True:
+        shown = api.show('volumes', one)
+        if shown['os-vol-host-attr:host'] == volumes.HOSTS[SPARE] and shown['status'] == 'available':
+            return
+        assert shown['migration_status'] != 'error' and time.monotonic() < deadline, (shown, api.messages(one))
+        time.sleep(0.2)
+
+
+def cut_moves(when_and_whom, move, kind):
+    """By the driver: copied by the daemon that the volume leaves."""
+    proxy = Proxy.of_us()
+    if kind not in [one['name'] for one in api.get('/types')['volume_types']]:
+        volumes.make_type(kind, volume_backend_name='<or> crash <or> spare')
+    for when, whom in when_and_whom:
+        place = 'kill -9 of %s %s migrate_volume' % (whom, when)
+        one = create(1, BACKEND)
+        volumes.fill(one, 'moving')
+        if kind != BACKEND:
+            parts_moves.retype(one, kind)
+        with cutting(proxy, 'migrate_volume', when, whom):
+            move(one)
+        shown = settled(one)
+        there = where_it_is(one)
+        assert there, place + ': it is lost'
+        host = shown['os-vol-host-attr:host']
+        if host != volumes.HOSTS[SPARE]:  # an administrator tries again
+            api.action('volumes', one, 'os-reset_status', {'status': 'available', 'migration_status': 'none'})
+            move(one)
+            arrives(one)
+        assert where_it_is(one) == [SPARE], (place, where_it_is(one))
+        volumes.holds(one, 'moving')
+        volumes.delete(one)
+        assert not volumes.nodes(BACKEND) and not volumes.nodes(SPARE), place
+
+
+def cut_copies(when_and_whom):
+    """By the manager, who copies; then the driver there gives the copy the volume's name."""
+    proxy = Proxy.of_us()
+    for when, whom in when_and_whom:
+        place = 'kill -9 of %s %s update_migrated_volume' % (whom, when)
+        one = create(1, SPARE)
+        volumes.fill(one, 'copied')
+        parts_moves.retype(one, 'crash-or-spare')
+        with cutting(proxy, 'update_migrated_volume', when, whom):
+            api.action('volumes', one, 'os-migrate_volume', {'host': volumes.HOSTS[BACKEND], 'force_host_copy': True})
+        settled(one)
+        there = [(backend, node['name']) for backend in (BACKEND, SPARE) for node in volumes.nodes(backend)]
+        assert there, place + ': it is lost'
+        for backend, name in there:
+            volumes.expect('/mnt/%s/volumes/%s' % (backend, name), 'copied')
+        for row in api.get('/volumes/detail', all_tenants=1)['volumes']:
+            api.action('volumes', row['id'], 'os-reset_status',
+                       {'status': 'error', 'attach_status': 'detached', 'migration_status': 'none'})
+            api.delete('/volumes/' + row['id'])
+            api.wait('volumes', row['id'], None)
+        left = [node['name'] for backend in (BACKEND, SPARE) for node in volumes.nodes(backend)]
+        assert not left, '%s: left in the stores: %s' % (place, left)
+
+
+AROUND_THE_DAEMON = [(when, DAEMON) for when in ('before', 'during', 'during', 'after')]
+AROUND_THE_SERVICE = [(when, SERVICE) for when in ('before', 'after')]
+# Those that take long with a service that is killed: who asked waits for a minute.
+SNAPSHOT_CONNECTIONS = [call for call in CALLS if call.endswith('_snapshot') and ('export' in call or 'conn' in call)]
+OTHERS = [call for call in CALLS if call not in SNAPSHOT_CONNECTIONS]
+
+
 def daemon_killed():
-    cut_each_call([(when, DAEMON) for when in ('before', 'during', 'during', 'after')])
+    cut_each_call(AROUND_THE_DAEMON, OTHERS)
 
 
 def service_killed():
-    cut_each_call([(when, SERVICE) for when in ('before', 'after')])
+    cut_each_call(AROUND_THE_SERVICE, OTHERS)
 
 
-PARTS = {one.__name__: one for one in (daemon_killed, service_killed)}
+def killed_in_snapshot_connections():
+    cut_each_call(AROUND_THE_DAEMON + AROUND_THE_SERVICE, SNAPSHOT_CONNECTIONS)
+
+
+def killed_in_moves():
+    cut_moves(AROUND_THE_DAEMON + AROUND_THE_SERVICE, migrating, 'crash-or-spare')
+
+
+def killed_in_retypes():
+    cut_moves(AROUND_THE_DAEMON + AROUND_THE_SERVICE, retyping, BACKEND)
+
+
+def killed_in_copies():
+    cut_copies(AROUND_THE_DAEMON + AROUND_THE_SERVICE)
+
+
+PARTS = {one.__name__: one for one in (daemon_killed, service_killed, killed_in_snapshot_connections, killed_in_moves,
+                                       killed_in_retypes, killed_in_copies)}

@@ -22,13 +22,13 @@ wait_for() { # wait_for WHAT COMMAND...: up to two minutes
   die "$what does not start"
 }
 
-# --- Three stores of the user that Cinder runs as, and one of root's, whose volumes go out as loop devices.
-install -d -o cinder -g cinder /var/lib/voltree-a /var/lib/voltree-b /var/lib/voltree-crash
-install -d /var/lib/voltree-loop /mnt/a /mnt/b /mnt/crash /mnt/loop
-chown cinder:cinder /mnt/a /mnt/b /mnt/crash
-for store in a b crash; do runuser -u cinder -- voltree --store "/var/lib/voltree-$store" init >/dev/null; done
+# --- Four stores of the user that Cinder runs as, and one of root's, whose volumes go out as loop devices.
+install -d -o cinder -g cinder /var/lib/voltree-a /var/lib/voltree-b /var/lib/voltree-crash /var/lib/voltree-spare
+install -d /var/lib/voltree-loop /mnt/a /mnt/b /mnt/crash /mnt/spare /mnt/loop
+chown cinder:cinder /mnt/a /mnt/b /mnt/crash /mnt/spare
+for store in a b crash spare; do runuser -u cinder -- voltree --store "/var/lib/voltree-$store" init >/dev/null; done
 voltree --store /var/lib/voltree-loop init >/dev/null
-for store in a b crash loop; do /tests/start "voltree-$store"; done
+for store in a b crash spare loop; do /tests/start "voltree-$store"; done
 
 # --- What Cinder needs.
 install -d -o mysql -g mysql /run/mysqld
@@ -114,9 +114,11 @@ backend_url = file:///var/lib/cinder"
   backend loop loop local
 } >/etc/cinder/cinder-root.conf
 {
-  printf '[DEFAULT]\nenabled_backends = crash\nhost = cinder-crash\n%s\n' "$common"
+  printf '[DEFAULT]\nenabled_backends = crash, spare\nhost = cinder-crash\n%s\n' "$common"
+  backend spare spare file
   backend crash crash file
   echo "voltree_socket = /run/crash/control.sock" # parts_crashes.py
+  echo "backup_use_temp_snapshot = true"           # snapshots are attached themselves
 } >/etc/cinder/cinder-crash.conf
 install -d -o cinder -g cinder /etc/cinder/policy.d
 install -d /srv/images
@@ -135,7 +137,7 @@ if [[ ${1:-} == wait ]]; then
 fi
 status=0
 python3 /tests/scenario.py "$@" || status=$?
-for store in a b crash loop; do
+for store in a b crash spare loop; do
   voltree --store "/var/lib/voltree-$store" check --data || status=1
 done
 exit "$status"
