@@ -99,6 +99,7 @@ Result<pid_t> start_ssh(std::vector<std::string> arguments, int readiness, int c
                  "this needs ssh, which is not installed (Debian: openssh-client)");
   }
   std::vector<char*> pointers;
+  pointers.reserve(arguments.size() + 1);
   for (std::string& argument : arguments) pointers.push_back(argument.data());
   pointers.push_back(nullptr);
   const pid_t parent = ::getpid();

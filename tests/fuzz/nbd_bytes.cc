@@ -12,6 +12,7 @@
 #include "blockstore/store.h"
 #include "driver/targets/nbd/negotiation.h"
 #include "driver/targets/nbd/transmission.h"
+#include "tests/fuzz/target.h"
 
 namespace voltree::nbd {
 namespace {
@@ -200,3 +201,10 @@ std::vector<std::vector<std::byte>> seed_sessions() {
 }
 
 }  // namespace voltree::nbd
+
+namespace voltree::fuzz {
+
+const Target kNbd{[](std::span<const std::byte> bytes) { (void)nbd::serve_bytes(bytes); },
+                  nbd::seed_sessions};
+
+}  // namespace voltree::fuzz

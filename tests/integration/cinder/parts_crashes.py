@@ -170,14 +170,26 @@ def nothing_lost(expected):
         volumes.expect('/mnt/crash/' + path, seed)
 
 
+def end_backup(the_id):
+    """One whose service was killed is waited for a minute by cinder-backup; it is reset only then."""
+    deadline = time.monotonic() + 120
+    reset = False
+    while api.show('backups', the_id)['status'] not in ('available', 'error'):
+        assert time.monotonic() < deadline, api.show('backups', the_id)
+        if not reset and time.monotonic() > deadline - 30:
+            api.action('backups', the_id, 'os-reset_status', {'status': 'error'})
+            reset = True
+        time.sleep(0.2)
+    api.delete('/backups/' + the_id)
+    api.wait('backups', the_id, None)
+
+
 def clean(keep):
     """As an administrator does it, with Cinder alone."""
     for one in api.get('/attachments', all_tenants=1)['attachments']:
         api.delete('/attachments/' + one['id'])
     for one in api.get('/backups', all_tenants=1)['backups']:
-        api.action('backups', one['id'], 'os-reset_status', {'status': 'error'})
-        api.delete('/backups/' + one['id'])
-        api.wait('backups', one['id'], None)
+        end_backup(one['id'])
     for group in api.get('/groups', all_tenants=1)['groups']:
         api.action('groups', group['id'], 'reset_status', {'status': 'available'})
     for taken in api.get('/group_snapshots', all_tenants=1)['group_snapshots']:
@@ -493,8 +505,23 @@ def cut_copies(when_and_whom):
                        {'status': 'error', 'attach_status': 'detached', 'migration_status': 'none'})
             api.delete('/volumes/' + row['id'])
             api.wait('volumes', row['id'], None)
-        left = [node['name'] for backend in (BACKEND, SPARE) for node in volumes.nodes(backend)]
-        assert not left, '%s: left in the stores: %s' % (place, left)
+        left = [node['name'] for node in volumes.nodes(BACKEND)]
+        if (when, whom) == ('after', SERVICE):
+            # It has its name, and Cinder died before it could note that: it is found among what can be managed.
+            assert left == ['volume-' + one], (place, left)
+            delete_by_managing(left[0])
+            left = volumes.nodes(BACKEND)
+        assert not left and not volumes.nodes(SPARE), '%s: left in the stores: %s' % (place, left)
+
+
+def delete_by_managing(name):
+    found = [entry['reference']['source-name']
+             for entry in api.get('/manageable_volumes/detail', host=volumes.HOSTS[BACKEND])['manageable-volumes']]
+    assert found == [name], found
+    taken_in = api.post('/manageable_volumes', {'volume': {
+        'host': volumes.HOSTS[BACKEND], 'ref': {'source-name': name}, 'volume_type': BACKEND}})['volume']['id']
+    api.wait('volumes', taken_in)
+    volumes.delete(taken_in)
 
 
 AROUND_THE_DAEMON = [(when, DAEMON) for when in ('before', 'during', 'during', 'after')]

@@ -1,13 +1,18 @@
-// libFuzzer's way into nbd_bytes.h: tools/fuzz nbd.
+// libFuzzer's way into target.h: tools/fuzz.
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <string>
 
-#include "tests/fuzz/nbd_bytes.h"
+#include "tests/fuzz/target.h"
+
+namespace {
+const voltree::fuzz::Target& target = voltree::fuzz::VOLTREE_FUZZ_TARGET;
+}
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  voltree::nbd::serve_bytes(std::as_bytes(std::span(data, size)));
+  target.run(std::as_bytes(std::span(data, size)));
   return 0;
 }
 
@@ -15,10 +20,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
 extern "C" int LLVMFuzzerInitialize(int* argc, char*** argv) {
   if (*argc < 3 || std::strcmp((*argv)[1], "--seeds") != 0) return 0;
   int number = 0;
-  for (const auto& session : voltree::nbd::seed_sessions()) {
+  for (const auto& seed : target.seeds()) {
     std::ofstream file(std::string((*argv)[2]) + "/seed-" + std::to_string(number++));
-    file.write(reinterpret_cast<const char*>(session.data()),
-               static_cast<std::streamsize>(session.size()));
+    file.write(reinterpret_cast<const char*>(seed.data()),
+               static_cast<std::streamsize>(seed.size()));
   }
   std::exit(0);
 }

@@ -1,0 +1,28 @@
+// The short forms of tools/fuzz: what is wrong ends the process.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "tests/fuzz/target.h"
+
+namespace voltree::fuzz {
+namespace {
+
+TEST(Bytes, RowsOfTheCatalog) { run_mutations(kRows, 50'000); }
+TEST(Bytes, WordsOfPeople) { run_mutations(kWords, 200'000); }
+TEST(Bytes, LinesOfTheControlSocket) { run_mutations(kControl, 4'000); }
+
+TEST(Bytes, MutationsDifferAndAreTheSameEveryTime) {
+  const std::vector<Bytes> seeds{bytes_of("one"), bytes_of("and another")};
+  std::mt19937_64 first(1), second(1);
+  std::vector<Bytes> made;
+  for (int i = 0; i < 100; ++i) {
+    made.push_back(mutate(seeds, first));
+    EXPECT_EQ(made.back(), mutate(seeds, second));
+  }
+  std::sort(made.begin(), made.end());
+  EXPECT_GT(std::unique(made.begin(), made.end()) - made.begin(), 80);
+}
+
+}  // namespace
+}  // namespace voltree::fuzz
