@@ -25,6 +25,7 @@ import volumes
 from volumes import GIB, create, snapshot
 
 BACKEND, SPARE = 'crash', 'spare'
+EITHER = 'crash-or-spare'  # a type whose volumes may be on both
 SOCKET = '/run/crash/control.sock'
 UPSTREAM = '/var/lib/voltree-crash/run/control.sock'
 DAEMON, SERVICE = 'voltree-crash', 'cinder-volume-crash'
@@ -411,6 +412,8 @@ def of_us():
             volumes.STORES[backend] = '/var/lib/voltree-' + backend
             volumes.HOSTS[backend] = 'cinder-crash@%s#%s' % (backend, backend)
         volumes.set_up()
+        if EITHER not in [one['name'] for one in api.get('/types')['volume_types']]:
+            volumes.make_type(EITHER, volume_backend_name='<or> crash <or> spare')
     return Proxy.ours
 
 
@@ -461,8 +464,6 @@ def arrives(one):
 def cut_moves(when_and_whom, move, kind):
     """By the driver: copied by the daemon that the volume leaves."""
     proxy = Proxy.of_us()
-    if kind not in [one['name'] for one in api.get('/types')['volume_types']]:
-        volumes.make_type(kind, volume_backend_name='<or> crash <or> spare')
     for when, whom in when_and_whom:
         place = 'kill -9 of %s %s migrate_volume' % (whom, when)
         one = create(1, BACKEND)
@@ -492,7 +493,7 @@ def cut_copies(when_and_whom):
         place = 'kill -9 of %s %s update_migrated_volume' % (whom, when)
         one = create(1, SPARE)
         volumes.fill(one, 'copied')
-        parts_moves.retype(one, 'crash-or-spare')
+        parts_moves.retype(one, EITHER)
         with cutting(proxy, 'update_migrated_volume', when, whom):
             api.action('volumes', one, 'os-migrate_volume', {'host': volumes.HOSTS[BACKEND], 'force_host_copy': True})
         settled(one)
@@ -544,7 +545,7 @@ def killed_in_snapshot_connections():
 
 
 def killed_in_moves():
-    cut_moves(AROUND_THE_DAEMON + AROUND_THE_SERVICE, migrating, 'crash-or-spare')
+    cut_moves(AROUND_THE_DAEMON + AROUND_THE_SERVICE, migrating, EITHER)
 
 
 def killed_in_retypes():
