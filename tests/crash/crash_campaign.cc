@@ -86,10 +86,8 @@ class Runner {
       failure = explore(recording, options, counts_);
     }
     if (!failure) return true;
-    std::string text;
-    for (const Op& op : ops) text += to_text(op) + "; ";
     std::printf("VIOLATION, seed %llu: %s\n  %s\n", static_cast<unsigned long long>(seed),
-                text.c_str(), failure->what.c_str());
+                to_text(ops).c_str(), failure->what.c_str());
     return false;
   }
 
