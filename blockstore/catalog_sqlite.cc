@@ -57,6 +57,7 @@ Result<std::unique_ptr<Connection>> Connection::open(FileSystem& fs, const std::
                     SQLITE_OPEN_EXRESCODE | (create ? SQLITE_OPEN_CREATE : 0);
   const int code = sqlite3_open_v2(path.c_str(), &connection->db_, flags, connection->vfs_.name());
   if (code != SQLITE_OK) return connection->failure(code, "open");
+  connection->keep_log(true);  // what cannot be opened is left as it is
   // Nothing that somebody may have planted in the file gets to run.
   for (const auto& [option, value] :
        {std::pair{SQLITE_DBCONFIG_DEFENSIVE, 1}, std::pair{SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0},
@@ -65,6 +66,7 @@ Result<std::unique_ptr<Connection>> Connection::open(FileSystem& fs, const std::
     sqlite3_db_config(connection->db_, option, value, nullptr);
   }
   VT_RETURN_IF_ERROR(connection->execute(kFirstPragmas));
+  connection->keep_log(!create);
   return connection;
 }
 
@@ -130,7 +132,14 @@ bool Connection::has_dangling_rows() const {
 }
 
 Status Connection::checkpoint_if_due() {
-  if (wal_pages_ < kCheckpointPages) return {};
+  return wal_pages_ < kCheckpointPages ? Status() : checkpoint();
+}
+
+void Connection::keep_log(bool keep) {
+  sqlite3_db_config(db_, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, keep ? 1 : 0, nullptr);
+}
+
+Status Connection::checkpoint() {
   const int code =
       sqlite3_wal_checkpoint_v2(db_, nullptr, SQLITE_CHECKPOINT_PASSIVE, nullptr, nullptr);
   if (code != SQLITE_OK) return failure(code, "checkpoint");

@@ -290,12 +290,18 @@ std::string SimWorld::path_of(const SimInode& inode) const {
   return "(unlinked)";
 }
 
+SimFault SimWorld::fault_at(const SimCall& call) const {
+  if (halted_) return {error(Code::kIoError, "simulator: the process is dead"), 0};
+  return fault_ ? fault_(call) : SimFault();
+}
+
 Status SimWorld::check(SimAct act, SimInode& inode) const {
-  return fault_ ? fault_({act, path_of(inode), &inode}).status : Status();
+  if (!halted_ && !fault_) return {};  // the path is looked for
+  return fault_at({act, path_of(inode), &inode}).status;
 }
 
 Status SimWorld::check(SimAct act, const std::string& path) const {
-  return fault_ ? fault_({act, path}).status : Status();
+  return fault_at({act, path}).status;
 }
 
 void SimWorld::log_stores() {
@@ -306,6 +312,7 @@ void SimWorld::log_stores() {
 }
 
 Status SimWorld::sync(SimInode& inode, std::uint64_t offset_bytes, std::uint64_t length_bytes) {
+  if (halted_) return fault_at({}).status;
   log_stores();
   Status status = check(SimAct::kSync, inode);
   if (log_ != nullptr) {
@@ -326,11 +333,11 @@ Status SimWorld::sync_dir(const std::string& path) {
 }
 
 Status SimWorld::apply(SimInode& inode, const SimMutation& mutation) {
-  if (!fault_) return change(inode, mutation);
+  if (!halted_ && !fault_) return change(inode, mutation);
   constexpr SimAct kActs[] = {SimAct::kWrite, SimAct::kAllocate, SimAct::kAllocate, SimAct::kPunch,
                               SimAct::kTruncate};
-  const SimFault fault = fault_({kActs[static_cast<std::size_t>(mutation.kind)], path_of(inode),
-                                 &inode, mutation.length_bytes});
+  const SimFault fault = fault_at({kActs[static_cast<std::size_t>(mutation.kind)], path_of(inode),
+                                   &inode, mutation.length_bytes});
   const std::uint64_t first = std::min(fault.first_bytes, mutation.length_bytes);
   if (mutation.kind != SimMutation::Kind::kWrite || first == 0) {
     return fault.status.ok() ? change(inode, mutation) : fault.status;

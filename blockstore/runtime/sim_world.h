@@ -204,6 +204,8 @@ class SimWorld {
   // Logs what was stored through mappings so far.
   void log_stores();
   void set_fault(Fault fault) { fault_ = std::move(fault); }
+  // The process is dead: what its destructors still ask for does not happen.
+  void halt(bool halted) { halted_ = halted; }
 
   Result<std::shared_ptr<SimInode>> find(const std::string& path) const;
   bool is_dir(const std::string& path) const;
@@ -232,6 +234,7 @@ class SimWorld {
   Status check_parent(const std::string& path) const;
   Status change_name(const SimNameMutation& mutation);
   Status change(SimInode& inode, const SimMutation& mutation);
+  SimFault fault_at(const SimCall& call) const;
   std::string path_of(const SimInode& inode) const;
 
   SimWorldOptions options_;
@@ -242,6 +245,7 @@ class SimWorld {
   std::uint32_t next_inode_ = 1;
   SimLog* log_ = nullptr;
   Fault fault_;
+  bool halted_ = false;
 };
 
 }  // namespace voltree

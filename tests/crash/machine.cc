@@ -67,11 +67,13 @@ void Machine::boot() {
       world_, SimOptions{.seed = seed_ * 7919 + ++boots_, .executors = 1});
 }
 
-// What the store has begun on its own account (the mark of a failure) ends first.
+// The mark of a failure is written first.
 void Machine::end() {
   if (runtime_ != nullptr) runtime_->run_until_idle();
+  world_.halt(true);
   store_.reset();
   runtime_.reset();
+  world_.halt(false);
 }
 
 void Machine::kill() { boot(); }

@@ -33,7 +33,8 @@ class Machine {
 
   Status create();
   Status start();
-  // What was begun ends, and the daemon is gone. A start begins another one.
+  // The daemon is gone, and what it had begun to write down by itself is there. A start begins
+  // another one.
   void kill();
   Status perform(const Op& op, Tag tag);
 
