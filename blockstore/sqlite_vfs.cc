@@ -38,7 +38,7 @@ struct OpenFile {
   std::string path;
   std::unique_ptr<File> file;
   std::uint64_t size_bytes = 0;  // nobody else writes the file, so it need not be asked for again
-  bool name_unsynced = false;    // we made the file: its name becomes durable with its first sync
+  bool name_unsynced = false;    // its name becomes durable with its first sync
   bool delete_on_close = false;
 
   // The last operation may have changed the size before it failed.
@@ -182,11 +182,8 @@ int vfs_open(sqlite3_vfs* vfs, const char* path, sqlite3_file* file, int flags, 
   mode.exclusive = mode.create && (flags & SQLITE_OPEN_EXCLUSIVE) != 0;
   mode.writable = (flags & SQLITE_OPEN_READWRITE) != 0;
   auto open = std::make_unique<OpenFile>(OpenFile{impl, path, nullptr});
-  if (mode.create) {
-    Result<bool> there = impl.fs.exists(open->path);
-    if (!there.ok()) return impl.failed(there.status(), SQLITE_CANTOPEN);
-    open->name_unsynced = !*there;
-  }
+  // Also when it is there: who made it may not have lived to sync its name.
+  open->name_unsynced = mode.create;
   Result<std::unique_ptr<File>> opened = impl.fs.open(open->path, mode);
   if (!opened.ok()) return impl.failed(opened.status(), SQLITE_CANTOPEN);
   open->file = std::move(opened).value();

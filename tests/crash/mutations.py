@@ -45,7 +45,7 @@ MUTATIONS = [
      'Status synced = co_await layer.file(true).sync_data();', 'Status synced;'),
     ('catalog: nothing is synced', Q, 'Status status = open.file->sync_sync(); !status.ok()',
      'Status status; !status.ok()'),
-    ('catalog: new files\' names are not synced', Q, 'open->name_unsynced = !*there;',
+    ('catalog: new files\' names are not synced', Q, 'open->name_unsynced = mode.create;',
      'open->name_unsynced = false;'),
     ('catalog: commits are not synced', P, 'PRAGMA synchronous=FULL;', 'PRAGMA synchronous=OFF;'),
     ('catalog: commits are synced at checkpoints only', P, 'PRAGMA synchronous=FULL;',
