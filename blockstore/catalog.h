@@ -144,7 +144,9 @@ inline constexpr std::uint64_t kFeatureVolumeLimits = 1;
 // The table volume_note is there; who does not know it serves without them.
 inline constexpr std::uint64_t kFeatureVolumeNotes = 2;
 inline constexpr std::uint64_t kKnownReadOnlyCompatible = 0;
-inline constexpr std::uint64_t kKnownIncompatible = 0;
+// Incompatible. The catalog's pages carry checksums, which who does not know them would not keep.
+inline constexpr std::uint64_t kFeaturePageSums = 1;
+inline constexpr std::uint64_t kKnownIncompatible = kFeaturePageSums;
 
 class CatalogDb {
  public:

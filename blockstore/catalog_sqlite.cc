@@ -3,6 +3,8 @@
 #include <bit>
 #include <utility>
 
+#include "blockstore/catalog_page.h"
+
 namespace voltree {
 namespace {
 
@@ -12,6 +14,7 @@ constexpr int kCheckpointPages = 1000;
 // "layer_index" and "a name is taken" are told apart by the extended code.
 Code code_of_sqlite(int code) {
   if (code == SQLITE_CONSTRAINT_UNIQUE) return Code::kExists;
+  if (code == SQLITE_IOERR_DATA) return Code::kDamaged;  // a page and its checksum
   switch (code & 0xff) {
     case SQLITE_FULL:
       return Code::kNoSpace;
@@ -57,6 +60,8 @@ Result<std::unique_ptr<Connection>> Connection::open(FileSystem& fs, const std::
                     SQLITE_OPEN_EXRESCODE | (create ? SQLITE_OPEN_CREATE : 0);
   const int code = sqlite3_open_v2(path.c_str(), &connection->db_, flags, connection->vfs_.name());
   if (code != SQLITE_OK) return connection->failure(code, "open");
+  int reserved_bytes = kCatalogPageReservedBytes;  // heeded when the database is made
+  sqlite3_file_control(connection->db_, nullptr, SQLITE_FCNTL_RESERVE_BYTES, &reserved_bytes);
   connection->keep_log(true);  // what cannot be opened is left as it is
   // Nothing that somebody may have planted in the file gets to run.
   for (const auto& [option, value] :
