@@ -88,14 +88,21 @@ void Catalog::run_group() {
   } else if (Status status = commit_group(group); !status.ok()) {
     // Nothing of the group is there. A full host is told to everybody and may pass; after anything
     // else nobody knows what the disk holds, and nothing more is written (I10).
-    if (status.code() != Code::kNoSpace) failed_.store(true, std::memory_order_release);
+    if (status.code() != Code::kNoSpace) fail(status);
     for (Member* member : group) member->status = status;
+  } else if (!db_->checkpoint_failure().ok()) {
+    fail(db_->checkpoint_failure());
   }
   for (Member* member : group) {
     Executor* const home = member->home;
     const std::coroutine_handle<> handle = member->handle;
     home->post(handle);  // touch nothing of the member from here on
   }
+}
+
+void Catalog::fail(const Status& cause) {
+  failure_ = cause;
+  failed_.store(true, std::memory_order_release);
 }
 
 // One transaction for all of `group`. OK: it is durable, and each member has its own status.

@@ -14,6 +14,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "blockstore/base/status.h"
@@ -150,12 +151,17 @@ inline constexpr std::uint64_t kFeatureVolumeNotes = 2;
 // The table erase_option is there; who does not know it overwrites all, at its own I/O priority.
 inline constexpr std::uint64_t kFeatureEraseOptions = 4;
 inline constexpr std::uint64_t kKnownReadOnlyCompatible = 0;
-inline constexpr std::uint64_t kKnownIncompatible = 0;
+// Incompatible. The catalog's pages carry checksums, which who does not know them would not keep.
+inline constexpr std::uint64_t kFeaturePageSums = 1;
+inline constexpr std::uint64_t kKnownIncompatible = kFeaturePageSums;
 
 class CatalogDb {
  public:
-  // Makes a new catalog at `path` with the schema of kFormatVersion; kExists when there is one.
-  static Result<std::unique_ptr<CatalogDb>> create(FileSystem& fs, const std::string& path);
+  using Settings = std::vector<std::pair<std::string, std::string>>;  // key, value
+  // Makes a new catalog at `path` with the schema of kFormatVersion; kExists when there is one. It
+  // is there with all of `settings`, or not at all.
+  static Result<std::unique_ptr<CatalogDb>> create(FileSystem& fs, const std::string& path,
+                                                   const Settings& settings = {});
   // Opens one. kNotFound: no such file. kDamaged: not a catalog, or SQLite finds it broken.
   // kNotSupported: a newer format or an unknown incompatible feature (the message names it and says
   // which version is needed).
@@ -169,6 +175,13 @@ class CatalogDb {
   Status begin();
   // Durable when it returns OK (WAL, synchronous=FULL); rolled back when it does not.
   Status commit();
+  // Moves the write-ahead log into the database.
+  Status checkpoint();
+  // Whether the destructor leaves the log alone. Otherwise it does a checkpoint first, and can not
+  // say that it failed.
+  void keep_log(bool keep);
+  // Why a checkpoint failed after its commit was durable; begin() says so, too. OK: none did.
+  const Status& checkpoint_failure() const;
   void rollback();     // nothing happens outside of a transaction
   Status savepoint();  // within a transaction: one member of a group commit
   // Ends the member. Not OK: it leaves rows that point at nothing, or SQLite failed; roll back to
@@ -255,6 +268,8 @@ class Catalog {
   template <typename T>
   Task<Result<T>> read(std::function<Result<T>(CatalogDb&)> fn);
   bool failed() const { return failed_.load(std::memory_order_acquire); }
+  // Why; asked once failed() is true.
+  const Status& failure() const { return failure_; }
   // For tools and tests that own the thread: no commit may be in flight.
   CatalogDb& db() { return *db_; }
   std::uint64_t commit_count() const { return commits_.load(std::memory_order_relaxed); }
@@ -264,6 +279,7 @@ class Catalog {
   struct CommitAwaiter;
   void join_group(Member* member);
   void run_group();
+  void fail(const Status& cause);
   Status commit_group(const std::vector<Member*>& group);
   Status run_member(Member& member);
   void post_read(std::function<void()> job);
@@ -272,6 +288,7 @@ class Catalog {
   std::mutex mutex_;
   std::vector<Member*> waiting_;  // mutex_; in the order in which they came
   bool group_scheduled_ = false;  // mutex_; run_group is on the strand and will take waiting_
+  Status failure_;                // set before failed_, and once
   std::atomic<bool> failed_{false};
   std::atomic<std::uint64_t> commits_{0};
   std::unique_ptr<Runtime::Strand> strand_;

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "blockstore/catalog_db_impl.h"
+#include "blockstore/catalog_log.h"
 #include "blockstore/catalog_schema.h"
 
 namespace voltree {
@@ -22,7 +23,7 @@ Status remove_if_present(FileSystem& fs, const std::string& path) {
 
 // A new database with its schema, complete and closed: its WAL is gone and every byte of it is
 // durable.
-Status build(FileSystem& fs, const std::string& path) {
+Status build(FileSystem& fs, const std::string& path, const CatalogDb::Settings& settings) {
   VT_ASSIGN_OR_RETURN(std::unique_ptr<Connection> connection,
                       Connection::open(fs, path, /*create=*/true));
   VT_RETURN_IF_ERROR(connection->enter_wal());
@@ -31,6 +32,10 @@ Status build(FileSystem& fs, const std::string& path) {
   const std::string marks = fmt::format("PRAGMA application_id={}; PRAGMA user_version={}",
                                         kCatalogApplicationId, kFormatVersion);
   VT_RETURN_IF_ERROR(connection->execute(marks.c_str()));
+  for (const auto& [key, value] : settings) {
+    Query query(*connection, "INSERT INTO setting (key, value) VALUES (?1, ?2)");
+    VT_RETURN_IF_ERROR(query.bind_text(key).bind_text(value).run());
+  }
   VT_RETURN_IF_ERROR(connection->execute("COMMIT"));
   return connection->execute("PRAGMA wal_checkpoint(TRUNCATE)");
 }
@@ -73,7 +78,8 @@ Result<FormatInfo> read_format(Connection& connection) {
 
 }  // namespace
 
-Result<std::unique_ptr<CatalogDb>> CatalogDb::create(FileSystem& fs, const std::string& path) {
+Result<std::unique_ptr<CatalogDb>> CatalogDb::create(FileSystem& fs, const std::string& path,
+                                                     const Settings& settings) {
   VT_ASSIGN_OR_RETURN(const bool there, fs.exists(path));
   if (there) return error(Code::kExists, "{}: there is a catalog already", path);
   // Built beside its place and moved there when complete, so that a crash leaves all of it or
@@ -82,7 +88,7 @@ Result<std::unique_ptr<CatalogDb>> CatalogDb::create(FileSystem& fs, const std::
   for (const char* suffix : {"-wal", "-journal", ""}) {
     VT_RETURN_IF_ERROR(remove_if_present(fs, fresh + suffix));
   }
-  if (Status status = build(fs, fresh); !status.ok()) {
+  if (Status status = build(fs, fresh, settings); !status.ok()) {
     for (const char* suffix : {"-wal", "-journal", ""}) {
       // What stays behind is removed by the next create.
       static_cast<void>(remove_if_present(fs, fresh + suffix));
@@ -97,10 +103,12 @@ Result<std::unique_ptr<CatalogDb>> CatalogDb::create(FileSystem& fs, const std::
 Result<std::unique_ptr<CatalogDb>> CatalogDb::open(FileSystem& fs, const std::string& path) {
   VT_ASSIGN_OR_RETURN(const bool there, fs.exists(path));
   if (!there) return error(Code::kNotFound, "{}: no such catalog", path);
+  VT_RETURN_IF_ERROR(trim_log(fs, path + "-wal"));
   auto impl = std::make_unique<Impl>();
   VT_ASSIGN_OR_RETURN(impl->connection, Connection::open(fs, path, /*create=*/false));
   VT_ASSIGN_OR_RETURN(impl->format, read_format(*impl->connection));
   VT_RETURN_IF_ERROR(impl->connection->enter_wal());
+  impl->connection->keep_log(false);
   return std::unique_ptr<CatalogDb>(new CatalogDb(std::move(impl)));
 }
 
@@ -126,6 +134,12 @@ Status CatalogDb::commit() {
   if (checkpoint.code() != Code::kNoSpace) impl_->checkpoint_failure = std::move(checkpoint);
   return {};
 }
+
+Status CatalogDb::checkpoint() { return impl_->connection->checkpoint(); }
+
+void CatalogDb::keep_log(bool keep) { impl_->connection->keep_log(keep); }
+
+const Status& CatalogDb::checkpoint_failure() const { return impl_->checkpoint_failure; }
 
 void CatalogDb::rollback() {
   // SQLite may have rolled back by itself.

@@ -113,7 +113,7 @@ CREATE TABLE attachment (
   created_ns        INTEGER NOT NULL
 ) STRICT;
 
-INSERT INTO format VALUES (1, 0, 0, 0);
+INSERT INTO format VALUES (1, 0, 0, 1);
 )sql";
 
 // The reference takes the rows with their volume, also in the hands of a voltree that does not know

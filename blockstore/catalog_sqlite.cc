@@ -3,6 +3,8 @@
 #include <bit>
 #include <utility>
 
+#include "blockstore/catalog_page.h"
+
 namespace voltree {
 namespace {
 
@@ -12,6 +14,7 @@ constexpr int kCheckpointPages = 1000;
 // "layer_index" and "a name is taken" are told apart by the extended code.
 Code code_of_sqlite(int code) {
   if (code == SQLITE_CONSTRAINT_UNIQUE) return Code::kExists;
+  if (code == SQLITE_IOERR_DATA) return Code::kDamaged;  // a page and its checksum
   switch (code & 0xff) {
     case SQLITE_FULL:
       return Code::kNoSpace;
@@ -57,6 +60,9 @@ Result<std::unique_ptr<Connection>> Connection::open(FileSystem& fs, const std::
                     SQLITE_OPEN_EXRESCODE | (create ? SQLITE_OPEN_CREATE : 0);
   const int code = sqlite3_open_v2(path.c_str(), &connection->db_, flags, connection->vfs_.name());
   if (code != SQLITE_OK) return connection->failure(code, "open");
+  int reserved_bytes = kCatalogPageReservedBytes;  // heeded when the database is made
+  sqlite3_file_control(connection->db_, nullptr, SQLITE_FCNTL_RESERVE_BYTES, &reserved_bytes);
+  connection->keep_log(true);  // what cannot be opened is left as it is
   // Nothing that somebody may have planted in the file gets to run.
   for (const auto& [option, value] :
        {std::pair{SQLITE_DBCONFIG_DEFENSIVE, 1}, std::pair{SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0},
@@ -65,6 +71,7 @@ Result<std::unique_ptr<Connection>> Connection::open(FileSystem& fs, const std::
     sqlite3_db_config(connection->db_, option, value, nullptr);
   }
   VT_RETURN_IF_ERROR(connection->execute(kFirstPragmas));
+  connection->keep_log(!create);
   return connection;
 }
 
@@ -130,7 +137,14 @@ bool Connection::has_dangling_rows() const {
 }
 
 Status Connection::checkpoint_if_due() {
-  if (wal_pages_ < kCheckpointPages) return {};
+  return wal_pages_ < kCheckpointPages ? Status() : checkpoint();
+}
+
+void Connection::keep_log(bool keep) {
+  sqlite3_db_config(db_, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, keep ? 1 : 0, nullptr);
+}
+
+Status Connection::checkpoint() {
   const int code =
       sqlite3_wal_checkpoint_v2(db_, nullptr, SQLITE_CHECKPOINT_PASSIVE, nullptr, nullptr);
   if (code != SQLITE_OK) return failure(code, "checkpoint");

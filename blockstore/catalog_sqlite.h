@@ -43,6 +43,8 @@ class Connection {
   // Moves the WAL into the database when it has grown past what is worth keeping. kNoSpace: later
   // will do.
   Status checkpoint_if_due();
+  Status checkpoint();
+  void keep_log(bool keep);
 
   // The Status of an SQLite code other than OK, ROW and DONE. `doing` leads the message.
   Status failure(int code, std::string_view doing);

@@ -119,7 +119,9 @@ class Checker {
       FileSystem& fs = core_.engine.runtime().fs();
       const std::string path = Engine::needs_check_path(core_.engine.directory());
       VT_ASSIGN_OR_RETURN(const bool there, fs.exists(path));
-      return there && !core_.engine.read_only() ? fs.unlink(path) : Status();
+      if (core_.engine.read_only()) return {};
+      core_.engine.inflight().set_failed(false);
+      return there ? fs.unlink(path) : Status();
     });
   }
 

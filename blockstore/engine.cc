@@ -45,25 +45,33 @@ void Engine::fail(const Status& cause) {
     failure_ = cause;
     failed_.store(true, std::memory_order_release);
   }
-  // The catalog may be what failed, so the mark is a file; a host that refuses that, too, has said
-  // enough.
+  // For the next daemon of this boot, and no host can refuse it.
+  if (inflight_ != nullptr) inflight_->set_failed(true);
+  // For those of later boots. The catalog may be what failed, so the mark is a file.
   spawn(*Executor::current(), [](Runtime& runtime, std::string path) -> Task<void> {
     (void)co_await runtime.run_blocking([&runtime, &path]() -> Status {
-      return runtime.fs().open(path, {.create = true}).status();
+      VT_RETURN_IF_ERROR(runtime.fs().open(path, {.create = true}).status());
+      return runtime.fs().sync_dir(parent_folder(path));
     });
   }(runtime_, needs_check_path(directory_)));
 }
 
-Status Engine::make_reserve(FileSystem& fs, const std::string& directory) {
+Status Engine::make_reserve(FileSystem& fs, const std::string& directory, SyncWatch& syncs) {
   VT_ASSIGN_OR_RETURN(auto file, fs.open(reserve_path(directory), {.create = true}));
   VT_ASSIGN_OR_RETURN(const std::uint64_t allocated_bytes, file->allocated_bytes());
   if (allocated_bytes >= kReserveBytes) return {};
   VT_RETURN_IF_ERROR(file->allocate_sync(0, kReserveBytes));
-  return file->sync_sync();  // a reserve that a power loss takes away is none
+  return syncs(file->sync_sync());  // a reserve that a power loss takes away is none
+}
+
+Task<Status> Engine::commit(Catalog::Change change) {
+  Status committed = co_await catalog_->commit(std::move(change));
+  if (catalog_->failed()) fail(catalog_->failure());
+  co_return committed;
 }
 
 Task<Status> Engine::commit_freeing(Catalog::Change change) {
-  Status committed = co_await catalog_->commit(change);
+  Status committed = co_await commit(change);
   if (committed.code() != Code::kNoSpace) co_return committed;
   const AsyncMutex::Guard guard = co_await reserve_mutex_.lock();
   reserve_spent_.store(true);
@@ -71,14 +79,14 @@ Task<Status> Engine::commit_freeing(Catalog::Change change) {
     VT_ASSIGN_OR_RETURN(const bool there, runtime_.fs().exists(reserve_path(directory_)));
     return there ? runtime_.fs().unlink(reserve_path(directory_)) : Status();
   }));
-  co_return co_await catalog_->commit(std::move(change));
+  co_return co_await commit(std::move(change));
 }
 
 Task<void> Engine::refill_reserve() {
   if (!reserve_spent_.load()) co_return;
   const AsyncMutex::Guard guard = co_await reserve_mutex_.lock();
-  const Status made =
-      co_await runtime_.run_blocking([this] { return make_reserve(runtime_.fs(), directory_); });
+  const Status made = co_await run_syncing(
+      [this](SyncWatch& syncs) { return make_reserve(runtime_.fs(), directory_, syncs); });
   if (made.ok()) reserve_spent_.store(false);
 }
 
@@ -86,7 +94,7 @@ Task<Result<std::shared_ptr<Layer>>> Engine::create_layer(NodeId owner, std::uin
   auto guard = co_await layer_id_mutex_.lock();
   if (layer_ids_.empty()) {
     std::vector<LayerId> ids;
-    VT_CO_RETURN_IF_ERROR(co_await catalog_->commit([&ids](CatalogDb& db) -> Status {
+    VT_CO_RETURN_IF_ERROR(co_await commit([&ids](CatalogDb& db) -> Status {
       for (std::size_t i = 0; i < kLayerIdBatch; ++i) {
         VT_ASSIGN_OR_RETURN(const std::uint64_t id, db.next_id("layer"));
         if (id > UINT32_MAX) return error(Code::kTooLarge, "this store has used up its layer ids");
@@ -103,13 +111,18 @@ Task<Result<std::shared_ptr<Layer>>> Engine::create_layer(NodeId owner, std::uin
 
   const LayerRow row{id, owner, size_bytes, true, runtime_.wall_now().count()};
   auto layer = std::make_shared<Layer>(runtime_, directory_, row);
-  Status made = co_await runtime_.run_blocking([&layer] { return layer->create_files(); });
+  Status made =
+      co_await run_syncing([&layer](SyncWatch& syncs) { return layer->create_files(syncs); });
   if (made.ok()) {
-    made = co_await catalog_->commit([&row](CatalogDb& db) { return db.put_layer(row); });
+    made = co_await commit([&row](CatalogDb& db) { return db.put_layer(row); });
   }
   if (!made.ok()) {
-    (void)co_await runtime_.run_blocking(
-        [this, id] { return Layer::unlink_files(runtime_.fs(), directory_, id); });
+    // (When the commit's outcome is not known, its row may be there: recovery wants the files.)
+    if (!read_only()) {
+      (void)co_await run_syncing([this, id](SyncWatch& syncs) {
+        return Layer::unlink_files(runtime_.fs(), directory_, id, syncs);
+      });
+    }
     co_return made;
   }
   layers_.add(layer);

@@ -14,6 +14,7 @@
 #include "blockstore/layer.h"
 #include "blockstore/runtime/io.h"
 #include "blockstore/runtime/sync.h"
+#include "blockstore/sync_watch.h"
 
 namespace voltree {
 
@@ -51,13 +52,20 @@ class Engine {
   void fail(const Status& cause);
   static std::string needs_check_path(const std::string& directory);
 
+  // Every commit goes through here: one that fails, for another reason than a
+  // full host, makes the store read-only (I10).
+  Task<Status> commit(Catalog::Change change);
   // A commit that must work on a full host: what frees space (delete, revert, discard, the eraser).
   // When there is no room for it the reserve is given back to the host and the commit made in its
   // place (DESIGN section 4).
   Task<Status> commit_freeing(Catalog::Change change);
   // Makes the reserve whole again when it was spent; quiet when the host has no room for it yet.
+  // When its sync fails the store goes read-only (I10).
   Task<void> refill_reserve();
-  static Status make_reserve(FileSystem& fs, const std::string& directory);
+  static Status make_reserve(FileSystem& fs, const std::string& directory, SyncWatch& syncs);
+  // Runs blocking work that syncs files: when a sync fails, the store goes read-only (I10).
+  template <typename F>
+  Task<Status> run_syncing(F work);
 
   // Told of every new layer, on any executor, before it is used.
   void on_layer_created(std::function<void(const std::shared_ptr<Layer>&)> listener) {
@@ -92,6 +100,14 @@ class Engine {
   std::vector<LayerId>
       layer_ids_;  // reserved in the catalog, not used yet; guarded by layer_id_mutex_
 };
+
+template <typename F>
+Task<Status> Engine::run_syncing(F work) {
+  SyncWatch syncs;
+  Status done = co_await runtime_.run_blocking([&] { return work(syncs); });
+  if (!syncs.failure().ok()) fail(syncs.failure());
+  co_return done;
+}
 
 LayerRow row_of(Layer& layer, std::int64_t created_ns);
 

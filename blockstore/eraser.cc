@@ -232,9 +232,9 @@ Task<Result<Eraser::Outcome>> Eraser::erase_layer(const EraseItemRow& item,
         co_await overwrite(**opened, std::move(ranges), request, rate_bytes, outcome));
   }
   const LayerId id = item.layer;
-  VT_CO_RETURN_IF_ERROR(co_await engine_.runtime().run_blocking([&]() {
+  VT_CO_RETURN_IF_ERROR(co_await engine_.run_syncing([&](SyncWatch& syncs) {
     (*opened).reset();
-    return Layer::unlink_files(fs, engine_.directory(), id);
+    return Layer::unlink_files(fs, engine_.directory(), id, syncs);
   }));
   co_return outcome;
 }

@@ -5,12 +5,12 @@
 namespace voltree {
 namespace {
 
-// The bytes of a slot (docs/FORMAT.md): a node of 0 is a free slot.
+// The bytes of a slot: a node of 0 is a free slot.
 struct SlotBytes {
   std::uint64_t node;
   std::uint64_t first;
   std::uint64_t count;
-  std::uint64_t reserved;
+  std::uint64_t failed;  // of the first slot: InflightTable::failed
 };
 static_assert(sizeof(SlotBytes) == 32);
 
@@ -46,6 +46,10 @@ void InflightTable::clear() {
   for (std::size_t i = 0; i < kSlots; ++i) store(slots[i].node, kNoNode);
   left_behind_.clear();
 }
+
+bool InflightTable::failed() const { return slots_of(*map_)[0].failed != 0; }
+
+void InflightTable::set_failed(bool failed) { store(slots_of(*map_)[0].failed, failed ? 1 : 0); }
 
 bool InflightTable::try_take(std::size_t& index, std::coroutine_handle<> handle,
                              std::size_t* where) {

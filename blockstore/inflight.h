@@ -58,6 +58,10 @@ class InflightTable {
   static Result<std::unique_ptr<InflightTable>> open(FileSystem& fs, const std::string& path);
   // What was under way when the last owner stopped.
   const std::vector<Entry>& left_behind() const { return left_behind_; }
+  // A sync or a commit failed in this boot, and the store has not been checked since: what the page
+  // cache shows is no proof of what was written.
+  bool failed() const;
+  void set_failed(bool failed);
   // Forgets what was left behind: recovery is done with it.
   void clear();
 

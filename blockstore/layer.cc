@@ -44,26 +44,26 @@ std::string Layer::sum_path(const std::string& store_directory, LayerId id) {
   return data_path(store_directory, id) + ".sum";
 }
 
-Status Layer::create_files() {
+Status Layer::create_files(SyncWatch& syncs) {
   FileSystem& fs = runtime_.fs();
   const std::string folder = folder_of(store_directory_, id_);
   VT_ASSIGN_OR_RETURN(const bool folder_exists, fs.exists(folder));
   if (!folder_exists) {
     VT_RETURN_IF_ERROR(fs.make_dir(folder));
-    VT_RETURN_IF_ERROR(fs.sync_dir(store_directory_ + "/layers"));
+    VT_RETURN_IF_ERROR(syncs(fs.sync_dir(store_directory_ + "/layers")));
   }
   // A crash between making the files and the catalog row leaves files that no row names: start them
   // over.
-  VT_RETURN_IF_ERROR(unlink_files(fs, store_directory_, id_));
+  VT_RETURN_IF_ERROR(unlink_files(fs, store_directory_, id_, syncs));
   VT_ASSIGN_OR_RETURN(
       auto data, fs.open(data_path(store_directory_, id_), {.create = true, .exclusive = true}));
   VT_RETURN_IF_ERROR(data->truncate(blocks_of_bytes(size_bytes()) * kBlockBytes));
-  VT_RETURN_IF_ERROR(data->sync_sync());
+  VT_RETURN_IF_ERROR(syncs(data->sync_sync()));
   VT_ASSIGN_OR_RETURN(
       auto sums, fs.open(sum_path(store_directory_, id_), {.create = true, .exclusive = true}));
   VT_RETURN_IF_ERROR(sums->truncate(sum_file_bytes(size_bytes())));
-  VT_RETURN_IF_ERROR(sums->sync_sync());
-  VT_RETURN_IF_ERROR(fs.sync_dir(folder));
+  VT_RETURN_IF_ERROR(syncs(sums->sync_sync()));
+  VT_RETURN_IF_ERROR(syncs(fs.sync_dir(folder)));
   VT_RETURN_IF_ERROR(open_files());
   const std::lock_guard lock(mutex);
   state.index_loaded = true;
@@ -72,7 +72,8 @@ Status Layer::create_files() {
   return {};
 }
 
-Status Layer::unlink_files(FileSystem& fs, const std::string& store_directory, LayerId id) {
+Status Layer::unlink_files(FileSystem& fs, const std::string& store_directory, LayerId id,
+                           SyncWatch& syncs) {
   bool removed = false;
   for (const std::string& path : {data_path(store_directory, id), sum_path(store_directory, id)}) {
     VT_ASSIGN_OR_RETURN(const bool there, fs.exists(path));
@@ -80,7 +81,7 @@ Status Layer::unlink_files(FileSystem& fs, const std::string& store_directory, L
     VT_RETURN_IF_ERROR(fs.unlink(path));
     removed = true;
   }
-  return removed ? fs.sync_dir(folder_of(store_directory, id)) : Status();
+  return removed ? syncs(fs.sync_dir(folder_of(store_directory, id))) : Status();
 }
 
 Status Layer::open_files() {

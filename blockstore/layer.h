@@ -22,6 +22,7 @@
 #include "blockstore/extent_map.h"
 #include "blockstore/runtime/io.h"
 #include "blockstore/runtime/sync.h"
+#include "blockstore/sync_watch.h"
 
 namespace voltree {
 
@@ -38,10 +39,11 @@ class Layer {
   static std::string sum_path(const std::string& store_directory, LayerId id);
 
   // Makes both files and their names durable. Blocking.
-  Status create_files();
+  Status create_files(SyncWatch& syncs);
   // Removes both files and makes that durable; absent ones are fine. No I/O may be in flight.
   // Blocking.
-  static Status unlink_files(FileSystem& fs, const std::string& store_directory, LayerId id);
+  static Status unlink_files(FileSystem& fs, const std::string& store_directory, LayerId id,
+                             SyncWatch& syncs);
   // Opens the files on first use. kDamaged, naming the file, when it is missing or short.
   Task<Status> ensure_open();
   // True when the reserved address range lets the layer grow to `size_bytes`; it has then grown.

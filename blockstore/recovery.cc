@@ -4,6 +4,9 @@
 //  - The daemon died, the kernel did not (I5). The page cache is intact: the .sum files tell what
 //  each layer holds, and the
 //    in-flight table which blocks an interrupted in-place write may have left with an old sum.
+//  After a failed sync the page cache may have given up what it could not write. The mark that the
+//  failure left makes us doubt it: nothing goes because a sum is missing, and a block comes only if
+//  it matches its sum.
 //  - The power failed. Presence comes from the catalog alone (I1): sums of blocks that it does not
 //  name are cleared,
 //    and in dirty regions, where sums may lag behind data, they are stamped anew and counted.
@@ -56,11 +59,11 @@ Task<Status> StoreCore::recover(bool same_boot) {
           [&layer] { return layer->file(true).drain_foreign_io(); });
       VT_CO_RETURN_IF_ERROR(drained);
       // A sealed layer's index was whole when its fork was committed.
-      if (lineage.find(layer->owner())->row.kind != NodeKind::kHead) continue;
-      VT_CO_RETURN_IF_ERROR(co_await adopt_sums(*layer));
-    } else {
-      VT_CO_RETURN_IF_ERROR(co_await restore_sums(*layer));
+      const bool sealed = lineage.find(layer->owner())->row.kind != NodeKind::kHead;
+      if (!sealed && !doubted) VT_CO_RETURN_IF_ERROR(co_await adopt_sums(*layer));
+      if (!sealed && doubted) VT_CO_RETURN_IF_ERROR(co_await adopt_what_matches(*layer));
     }
+    if (!same_boot || doubted) VT_CO_RETURN_IF_ERROR(co_await restore_sums(*layer));
   }
   if (same_boot) VT_CO_RETURN_IF_ERROR(co_await restamp_left_behind());
   VT_CO_RETURN_IF_ERROR(co_await settle_all());
@@ -74,7 +77,6 @@ Task<Status> StoreCore::adopt_sums(Layer& layer) {
     const std::lock_guard guard(layer.mutex);
     index = layer.state.index;
   }
-  const ExtentMap before = index;
   VT_CO_ASSIGN_OR_RETURN(const auto ranges, co_await engine.runtime().run_blocking(
                                                 [&layer] { return stored_sums(layer); }));
   ExtentMap seen;  // blocks with stored sums: elsewhere the catalog's data blocks were discarded
@@ -101,7 +103,45 @@ Task<Status> StoreCore::adopt_sums(Layer& layer) {
     });
   });
   for (const BlockRange& range : gone) index.assign(range.first, range.count, kIndexAbsent);
+  co_return co_await adopt_index(layer, std::move(index));
+}
 
+Task<Status> StoreCore::adopt_what_matches(Layer& layer) {
+  const ExtentMap pending_erase = eraser.pending_ranges(layer.id());
+  ExtentMap index;
+  {
+    const std::lock_guard guard(layer.mutex);
+    index = layer.state.index;
+  }
+  VT_CO_ASSIGN_OR_RETURN(const auto ranges, co_await engine.runtime().run_blocking(
+                                                [&layer] { return stored_sums(layer); }));
+  AlignedBuffer buffer(kBlockBytes);
+  for (const BlockRange& range : ranges) {
+    for (std::uint64_t block = range.first; block < range.end(); ++block) {
+      VT_CO_RETURN_IF_ERROR(co_await layer.touch_sums({block, 1}, false));
+      const std::uint32_t value = value_of_sum(layer.sum(block));
+      const std::uint32_t known = index.at(block);
+      if (value == known || value == kIndexAbsent || known == kIndexData) continue;
+      if (pending_erase.at(block) != 0) continue;
+      if (value == kIndexData) {
+        VT_CO_RETURN_IF_ERROR(co_await layer.file(true).read(buffer.span(), block * kBlockBytes));
+        if (block_checksum(buffer.span()) != layer.sum(block)) continue;
+        // Written again, so that the sync that follows has something to make durable.
+        VT_CO_RETURN_IF_ERROR(co_await layer.file(true).write(buffer.span(), block * kBlockBytes));
+      }
+      index.assign(block, 1, value);
+    }
+  }
+  co_return co_await adopt_index(layer, std::move(index));
+}
+
+// `index` is what the layer holds, and becomes durable.
+Task<Status> StoreCore::adopt_index(Layer& layer, ExtentMap index) {
+  ExtentMap before;
+  {
+    const std::lock_guard guard(layer.mutex);
+    before = layer.state.index;
+  }
   std::set<std::uint64_t> regions;
   std::uint64_t recovered = 0;
   for_each_difference(before, index, [&](const BlockRange& range) {
@@ -118,7 +158,7 @@ Task<Status> StoreCore::adopt_sums(Layer& layer) {
     co_return synced;
   }
   const LayerId id = layer.id();
-  VT_CO_RETURN_IF_ERROR(co_await engine.catalog().commit([&](CatalogDb& db) -> Status {
+  VT_CO_RETURN_IF_ERROR(co_await engine.commit_freeing([&](CatalogDb& db) -> Status {
     for (const std::uint64_t region : regions) {
       VT_RETURN_IF_ERROR(db.put_region({id, region, encode_region(index, region), true}));
     }
@@ -140,14 +180,14 @@ Task<Status> StoreCore::restamp_left_behind() {
       VT_CO_RETURN_IF_ERROR(co_await layer->ensure_index(engine.catalog()));
       VT_CO_RETURN_IF_ERROR(co_await layer->ensure_open());
       if (entry.range.end() > blocks_of_bytes(layer->size_bytes())) continue;
-      VT_CO_RETURN_IF_ERROR(co_await restamp(*layer, entry.range));
+      VT_CO_RETURN_IF_ERROR(co_await restamp(*layer, entry.range, false));
     }
   }
   co_return Status();
 }
 
 // Stamps every block of data in `range` whose sum does not match what is there.
-Task<Status> StoreCore::restamp(Layer& layer, BlockRange range) {
+Task<Status> StoreCore::restamp(Layer& layer, BlockRange range, bool write_back) {
   ExtentMap index;
   {
     const std::lock_guard guard(layer.mutex);
@@ -165,6 +205,9 @@ Task<Status> StoreCore::restamp(Layer& layer, BlockRange range) {
     VT_CO_RETURN_IF_ERROR(co_await layer.touch_sums(step, true));
     const auto bytes = buffer.span().first(step.count * kBlockBytes);
     VT_CO_RETURN_IF_ERROR(co_await layer.file(true).read(bytes, step.first * kBlockBytes));
+    if (write_back) {
+      VT_CO_RETURN_IF_ERROR(co_await layer.file(true).write(bytes, step.first * kBlockBytes));
+    }
     for (std::uint64_t i = 0; i < step.count; ++i) {
       const std::uint64_t sum = block_checksum(bytes.subspan(i * kBlockBytes, kBlockBytes));
       if (sum == layer.sum(step.first + i)) continue;
@@ -200,9 +243,33 @@ Task<Status> StoreCore::restore_sums(Layer& layer) {
   for (const std::uint64_t region : dirty) {
     const std::uint64_t first = region * kRegionBlocks;
     if (first >= end) continue;
-    VT_CO_RETURN_IF_ERROR(co_await restamp(layer, {first, std::min(kRegionBlocks, end - first)}));
+    const BlockRange range{first, std::min(kRegionBlocks, end - first)};
+    VT_CO_RETURN_IF_ERROR(co_await restamp(layer, range, doubted));
+    if (!doubted) continue;
+    VT_CO_RETURN_IF_ERROR(co_await engine.runtime().run_blocking([this, &layer, range] {
+      return write_again(engine.runtime().fs(), Layer::sum_path(engine.directory(), layer.id()),
+                         range.first * kSumBytes, range.count * kSumBytes);
+    }));
   }
   co_return Status();
+}
+
+Status write_again(FileSystem& fs, const std::string& path, std::uint64_t offset_bytes,
+                   std::uint64_t length_bytes) {
+  constexpr std::uint64_t kStepBytes = kStepBlocks * kBlockBytes;
+  VT_ASSIGN_OR_RETURN(const bool there, fs.exists(path));
+  if (!there) return {};
+  VT_ASSIGN_OR_RETURN(auto file, fs.open(path, {}));
+  VT_ASSIGN_OR_RETURN(const std::uint64_t size_bytes, file->size_bytes());
+  std::vector<std::byte> bytes;
+  for (std::uint64_t done = 0; done < length_bytes && offset_bytes + done < size_bytes;
+       done += bytes.size()) {
+    const std::uint64_t at = offset_bytes + done;
+    bytes.resize(std::min({kStepBytes, length_bytes - done, size_bytes - at}));
+    VT_RETURN_IF_ERROR(file->read_sync(bytes, at));
+    VT_RETURN_IF_ERROR(file->write_sync(bytes, at));
+  }
+  return file->sync_sync();
 }
 
 Result<std::vector<LayerId>> stray_layers(StoreCore& core) {
@@ -230,15 +297,15 @@ Result<std::vector<LayerId>> stray_layers(StoreCore& core) {
 // A layer whose making was cut off leaves empty files that nothing names. Files that hold data are
 // left for check().
 Task<Status> StoreCore::remove_stray_files() {
-  co_return co_await engine.runtime().run_blocking([this]() -> Status {
+  co_return co_await engine.run_syncing([this](SyncWatch& syncs) -> Status {
     FileSystem& fs = engine.runtime().fs();
     // A folder that a daemon made and did not live to sync is there, but not for good.
-    VT_RETURN_IF_ERROR(fs.sync_dir(engine.directory() + "/layers"));
+    VT_RETURN_IF_ERROR(syncs(fs.sync_dir(engine.directory() + "/layers")));
     VT_ASSIGN_OR_RETURN(const std::vector<LayerId> stray, stray_layers(*this));
     for (const LayerId id : stray) {
       VT_ASSIGN_OR_RETURN(auto file, fs.open(Layer::data_path(engine.directory(), id), {}));
       VT_ASSIGN_OR_RETURN(const std::uint64_t bytes, file->allocated_bytes());
-      if (bytes == 0) VT_RETURN_IF_ERROR(Layer::unlink_files(fs, engine.directory(), id));
+      if (bytes == 0) VT_RETURN_IF_ERROR(Layer::unlink_files(fs, engine.directory(), id, syncs));
     }
     return {};
   });

@@ -3,10 +3,13 @@
 #include <sqlite3.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstring>
 #include <span>
 #include <utility>
+
+#include "blockstore/catalog_page.h"
 
 namespace voltree {
 
@@ -38,8 +41,10 @@ struct OpenFile {
   std::string path;
   std::unique_ptr<File> file;
   std::uint64_t size_bytes = 0;  // nobody else writes the file, so it need not be asked for again
-  bool name_unsynced = false;    // we made the file: its name becomes durable with its first sync
+  bool name_unsynced = false;    // its name becomes durable with its first sync
   bool delete_on_close = false;
+  bool is_database = false;
+  bool page_sums = false;  // of a database: catalog_page.h
 
   // The last operation may have changed the size before it failed.
   void refresh_size() {
@@ -66,6 +71,22 @@ int vfs_close(sqlite3_file* file) {
   return SQLITE_OK;
 }
 
+// The page that holds `offset`, checked; SQLite reads whole pages, or a part of the first.
+int read_page(OpenFile& open, std::span<std::byte> out, std::uint64_t offset) {
+  const std::uint64_t number = offset / kCatalogPageBytes + 1;
+  std::array<std::byte, kCatalogPageBytes> page;
+  if (Status status = open.file->read_sync(page, (number - 1) * kCatalogPageBytes); !status.ok()) {
+    return open.vfs.failed(status, SQLITE_IOERR_READ);
+  }
+  if (!take_page_sum(page, number)) {
+    return open.vfs.failed(
+        error(Code::kDamaged, "{}: page {} does not match its checksum", open.path, number),
+        SQLITE_IOERR_DATA);
+  }
+  std::memcpy(out.data(), page.data() + offset % kCatalogPageBytes, out.size());
+  return SQLITE_OK;
+}
+
 int vfs_read(sqlite3_file* file, void* out, int length, sqlite3_int64 offset) {
   OpenFile& open = open_of(file);
   const auto at = static_cast<std::uint64_t>(offset);
@@ -75,6 +96,8 @@ int vfs_read(sqlite3_file* file, void* out, int length, sqlite3_int64 offset) {
           ? 0
           : static_cast<std::size_t>(std::min<std::uint64_t>(wanted, open.size_bytes - at));
   std::span<std::byte> bytes(static_cast<std::byte*>(out), wanted);
+  const bool one_page = at % kCatalogPageBytes + wanted <= kCatalogPageBytes;
+  if (open.page_sums && one_page && there == wanted) return read_page(open, bytes, at);
   if (there > 0) {
     if (Status status = open.file->read_sync(bytes.first(there), at); !status.ok()) {
       return open.vfs.failed(status, SQLITE_IOERR_READ);
@@ -90,7 +113,16 @@ int vfs_write(sqlite3_file* file, const void* data, int length, sqlite3_int64 of
   if (open.vfs.sync_failed) return SQLITE_IOERR_WRITE;
   const auto at = static_cast<std::uint64_t>(offset);
   const auto count = static_cast<std::size_t>(length);
-  const std::span<const std::byte> bytes(static_cast<const std::byte*>(data), count);
+  std::span<const std::byte> bytes(static_cast<const std::byte*>(data), count);
+  std::array<std::byte, kCatalogPageBytes> page;
+  if (open.is_database && count == page.size() && at % page.size() == 0) {
+    if (at == 0) open.page_sums = page_sums_of(bytes) == PageSums::kThere;
+    if (open.page_sums) {
+      std::copy(bytes.begin(), bytes.end(), page.begin());
+      put_page_sum(page, at / page.size() + 1);
+      bytes = page;
+    }
+  }
   if (Status status = open.file->write_sync(bytes, at); !status.ok()) {
     open.refresh_size();
     return open.vfs.failed(status, SQLITE_IOERR_WRITE);
@@ -170,6 +202,19 @@ const sqlite3_io_methods kIoMethods = {
     .xUnfetch = nullptr,
 };
 
+// Whether the pages of a database have checksums.
+Status look_at_first_page(OpenFile& open) {
+  std::array<std::byte, kCatalogPageBytes> page;
+  if (!open.is_database || open.size_bytes < page.size()) return {};
+  VT_RETURN_IF_ERROR(open.file->read_sync(page, 0));
+  const PageSums sums = page_sums_of(page);
+  if (sums == PageSums::kDamaged) {
+    return error(Code::kDamaged, "{}: page 1 does not match its checksum", open.path);
+  }
+  open.page_sums = sums == PageSums::kThere;
+  return {};
+}
+
 int vfs_open(sqlite3_vfs* vfs, const char* path, sqlite3_file* file, int flags, int* out_flags) {
   file->pMethods = nullptr;  // SQLite calls xClose only where this is set
   SqliteVfs::Impl& impl = impl_of(vfs);
@@ -182,17 +227,18 @@ int vfs_open(sqlite3_vfs* vfs, const char* path, sqlite3_file* file, int flags, 
   mode.exclusive = mode.create && (flags & SQLITE_OPEN_EXCLUSIVE) != 0;
   mode.writable = (flags & SQLITE_OPEN_READWRITE) != 0;
   auto open = std::make_unique<OpenFile>(OpenFile{impl, path, nullptr});
-  if (mode.create) {
-    Result<bool> there = impl.fs.exists(open->path);
-    if (!there.ok()) return impl.failed(there.status(), SQLITE_CANTOPEN);
-    open->name_unsynced = !*there;
-  }
+  // Also when it is there: who made it may not have lived to sync its name.
+  open->name_unsynced = mode.create;
   Result<std::unique_ptr<File>> opened = impl.fs.open(open->path, mode);
   if (!opened.ok()) return impl.failed(opened.status(), SQLITE_CANTOPEN);
   open->file = std::move(opened).value();
   Result<std::uint64_t> size = open->file->size_bytes();
   if (!size.ok()) return impl.failed(size.status(), SQLITE_CANTOPEN);
   open->size_bytes = *size;
+  open->is_database = (flags & SQLITE_OPEN_MAIN_DB) != 0;
+  if (Status status = look_at_first_page(*open); !status.ok()) {
+    return impl.failed(status, SQLITE_CANTOPEN);
+  }
   open->delete_on_close = (flags & SQLITE_OPEN_DELETEONCLOSE) != 0;
   static_cast<VfsFile*>(file)->open = open.release();
   file->pMethods = &kIoMethods;

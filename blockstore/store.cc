@@ -30,13 +30,36 @@ std::string host_warning(const FsInfo& info) {
       info.type);
 }
 
+// Nothing is there, or what an init that was cut off has left.
 Status check_empty(FileSystem& fs, const std::string& directory) {
   VT_ASSIGN_OR_RETURN(const auto names, fs.list_dir(directory));
-  if (names.empty()) return {};
-  if (std::find(names.begin(), names.end(), "catalog.db") != names.end()) {
-    return error(Code::kExists, "there is a store in {} already", directory);
+  const auto has = [&names](const char* name) {
+    return std::find(names.begin(), names.end(), name) != names.end();
+  };
+  if (has("catalog.db")) return error(Code::kExists, "there is a store in {} already", directory);
+  if (has("layers")) {
+    VT_ASSIGN_OR_RETURN(const auto layers, fs.list_dir(directory + "/layers"));
+    if (!layers.empty()) {
+      return error(Code::kExists,
+                   "{} has layers of a store, and no catalog.db: restore that, or empty the folder",
+                   directory);
+    }
   }
-  return error(Code::kExists, "{} is not empty: a store needs a folder of its own", directory);
+  for (const std::string& name : names) {
+    const bool ours = name == "layers" || name == "run" || name == "LOCK" || name == "reserve" ||
+                      name.starts_with("catalog.db.new");
+    if (ours) continue;
+    return error(Code::kExists, "{} is not empty: a store needs a folder of its own", directory);
+  }
+  return {};
+}
+
+CatalogDb::Settings first_settings(Runtime& runtime, const StoreCreateOptions& options) {
+  return {{"uuid", make_uuid(runtime)},
+          {"boot_id", runtime.boot_id()},
+          {"clean", "1"},
+          {"erase_policy", std::string(erase_policy_name(options.erase_policy))},
+          {"erase_rate_bytes", std::to_string(options.erase_rate_bytes)}};
 }
 
 }  // namespace
@@ -44,11 +67,12 @@ Status check_empty(FileSystem& fs, const std::string& directory) {
 Status Store::create(Runtime& runtime, const std::string& directory, StoreCreateOptions options) {
   FileSystem& fs = runtime.fs();
   VT_ASSIGN_OR_RETURN(const bool there, fs.exists(directory));
-  if (!there) {
-    VT_RETURN_IF_ERROR(fs.make_dir(directory));
-    VT_RETURN_IF_ERROR(fs.sync_dir(parent_folder(directory)));
-  }
+  if (!there) VT_RETURN_IF_ERROR(fs.make_dir(directory));
   VT_RETURN_IF_ERROR(check_empty(fs, directory));
+  // An earlier init may have made the folder and not its name durable. Somebody else's folder in a
+  // folder that we may not read is theirs to have made.
+  const Status named = fs.sync_dir(parent_folder(directory));
+  if (!named.ok() && (!there || named.code() != Code::kPermission)) return named;
   VT_ASSIGN_OR_RETURN(const FsInfo info, fs.info(directory));
   if (!info.sparse_files) {
     return error(Code::kNotSupported,
@@ -59,17 +83,15 @@ Status Store::create(Runtime& runtime, const std::string& directory, StoreCreate
   VT_RETURN_IF_ERROR(fs.make_dir(directory + "/run"));
   VT_ASSIGN_OR_RETURN(auto lock_file, fs.open(directory + "/LOCK", {.create = true}));
   VT_RETURN_IF_ERROR(lock_file->sync_sync());
-  VT_RETURN_IF_ERROR(Engine::make_reserve(fs, directory));
+  std::unique_ptr<StoreLock> lock;  // against another init
+  if (fs.on_host()) {
+    VT_ASSIGN_OR_RETURN(lock, StoreLock::take(directory));
+  }
+  SyncWatch syncs;
+  VT_RETURN_IF_ERROR(Engine::make_reserve(fs, directory, syncs));
   // The catalog comes last: a folder without one is no store.
-  VT_ASSIGN_OR_RETURN(auto db, CatalogDb::create(fs, directory + "/catalog.db"));
-  VT_RETURN_IF_ERROR(db->begin());
-  VT_RETURN_IF_ERROR(db->put_setting("uuid", make_uuid(runtime)));
-  VT_RETURN_IF_ERROR(db->put_setting("boot_id", runtime.boot_id()));
-  VT_RETURN_IF_ERROR(db->put_setting("clean", "1"));
-  VT_RETURN_IF_ERROR(
-      db->put_setting("erase_policy", std::string(erase_policy_name(options.erase_policy))));
-  VT_RETURN_IF_ERROR(db->put_setting("erase_rate_bytes", std::to_string(options.erase_rate_bytes)));
-  VT_RETURN_IF_ERROR(db->commit());
+  const std::string catalog = directory + "/catalog.db";
+  VT_RETURN_IF_ERROR(CatalogDb::create(fs, catalog, first_settings(runtime, options)).status());
   return fs.sync_dir(directory);
 }
 
@@ -103,14 +125,23 @@ Task<Status> StoreCore::open(StoreOpenOptions options) {
     warning = host_warning(info);
     VT_ASSIGN_OR_RETURN(const bool needs_check,
                         runtime.fs().exists(Engine::needs_check_path(directory)));
-    if (needs_check) {
+    VT_ASSIGN_OR_RETURN(auto table, InflightTable::open(runtime.fs(), directory + "/run/inflight"));
+    doubted = needs_check || table->failed();
+    if (doubted) {
       warning =
           "the store went read-only after a failure when it was last open: run `voltree check "
           "--data`";
     }
-    VT_ASSIGN_OR_RETURN(auto table, InflightTable::open(runtime.fs(), directory + "/run/inflight"));
     engine.set_inflight(std::move(table));
+    // I10: what a sync could not make durable, another sync alone does not.
+    if (doubted) {
+      for (const char* file : {"/catalog.db-wal", "/catalog.db"}) {
+        VT_RETURN_IF_ERROR(write_again(runtime.fs(), directory + file));
+      }
+    }
     VT_ASSIGN_OR_RETURN(db, CatalogDb::open(runtime.fs(), directory + "/catalog.db"));
+    db->keep_log(
+        true);  // until close() has it moved: what goes wrong on another way out is not seen
     const std::uint64_t unknown = db->format().read_only_compatible & ~kKnownReadOnlyCompatible;
     if (unknown == 0) return {};
     return error(
@@ -190,7 +221,8 @@ Task<Status> StoreCore::load() {
   }
   engine.inflight().clear();
   co_await engine.refill_reserve();
-  co_return co_await engine.catalog().commit([&boot_id](CatalogDb& db) -> Status {
+  if (engine.read_only()) co_return Status();  // it can be read
+  co_return co_await engine.commit_freeing([&boot_id](CatalogDb& db) -> Status {
     VT_RETURN_IF_ERROR(db.put_setting("boot_id", boot_id));
     return db.put_setting("clean", "0");
   });
@@ -368,12 +400,20 @@ Task<Status> Store::close() {
   Status status = co_await core_->close();
   StoreCore& core = *core_;
   // The catalog's strand ends off the executor: closing a database checkpoints and syncs.
-  (void)co_await core.engine.runtime().run_blocking([&core] {
-    core.engine.set_catalog(nullptr);
-    core.lock.reset();
-    return 0;
-  });
-  co_return status;
+  const bool writable = !core.engine.read_only();
+  const Status checkpointed =
+      co_await core.engine.runtime().run_blocking([&core, writable]() -> Status {
+        CatalogDb& db = core.engine.catalog().db();
+        Status moved = writable ? db.checkpoint() : Status();
+        db.keep_log(!writable || !moved.ok());
+        core.engine.set_catalog(nullptr);
+        core.lock.reset();
+        return moved;
+      });
+  // A full host will have room some day, and the log keeps everything until then.
+  if (checkpointed.ok() || checkpointed.code() == Code::kNoSpace) co_return status;
+  core.engine.fail(checkpointed);
+  co_return checkpointed;
 }
 
 }  // namespace voltree

@@ -128,7 +128,7 @@ Status StoreCore::check_free_snapshot(const VolumeRow& volume, const std::string
 Task<Result<NodeId>> StoreCore::new_node_id() {
   if (node_ids.empty()) {
     std::vector<NodeId> ids;
-    VT_CO_RETURN_IF_ERROR(co_await engine.catalog().commit([&ids](CatalogDb& db) -> Status {
+    VT_CO_RETURN_IF_ERROR(co_await engine.commit([&ids](CatalogDb& db) -> Status {
       for (std::size_t i = 0; i < kNodeIdBatch; ++i) {
         VT_ASSIGN_OR_RETURN(const NodeId id, db.next_id("node"));
         ids.push_back(id);
@@ -296,10 +296,9 @@ Task<Result<std::uint64_t>> StoreCore::commit_change(Change change) {
   if (frees) {
     committed = co_await engine.commit_freeing(write_rows);
   } else {
-    committed = co_await engine.catalog().commit(write_rows);
+    committed = co_await engine.commit(write_rows);
   }
   if (!committed.ok()) {
-    if (engine.catalog().failed()) engine.fail(committed);
     co_return committed;
   }
   apply_indexes(plan, before);
@@ -440,7 +439,7 @@ Task<Result<std::shared_ptr<Volume>>> StoreCore::open_node(NodeId node) {
     VT_CO_ASSIGN_OR_RETURN(ExtentMap map, co_await build_map(row.parent));
     const std::vector<std::string> chunks = encode_map(map);
     const NodeId parent = row.parent;
-    VT_CO_RETURN_IF_ERROR(co_await engine.catalog().commit(
+    VT_CO_RETURN_IF_ERROR(co_await engine.commit(
         [parent, &chunks](CatalogDb& db) { return db.put_saved_map(parent, chunks); }));
     {
       const std::lock_guard guard(state_mutex);

@@ -156,6 +156,7 @@ class StoreCore {
   std::uint64_t file_size_max_bytes = 0;
   std::atomic<std::uint64_t> erase_rate_bytes{0};
   bool closed = false;
+  bool doubted = false;  // an earlier daemon met a failure, and the store was not checked since
 
   // Background coroutines end when `stopping` is set and they are woken.
   std::atomic<bool> stopping{false};
@@ -168,12 +169,20 @@ class StoreCore {
   void index_names();
   void apply_indexes(const LineagePlan& plan, const std::map<LayerId, ExtentMap>& before);
   void hand_over_layers(const Lineage& next, const LineagePlan& plan);
-  Task<Status> adopt_sums(Layer& layer);    // same boot: what the sums say is there, is
+  Task<Status> adopt_sums(Layer& layer);  // same boot: what the sums say is there, is
+  // The same after a failure: if it is.
+  Task<Status> adopt_what_matches(Layer& layer);
+  Task<Status> adopt_index(Layer& layer, ExtentMap index);
   Task<Status> restore_sums(Layer& layer);  // power loss: what the catalog says is there, is
   Task<Status> restamp_left_behind();
-  Task<Status> restamp(Layer& layer, BlockRange range);
+  Task<Status> restamp(Layer& layer, BlockRange range, bool write_back);
   Task<Status> remove_stray_files();
 };
+
+// Writes what a file holds to it again, and syncs it: after a failed sync of it, what its page
+// cache shows may be on no disk. Blocking.
+Status write_again(FileSystem& fs, const std::string& path, std::uint64_t offset_bytes = 0,
+                   std::uint64_t length_bytes = ~std::uint64_t{0});
 
 // Layer files that neither a layer row nor the erase queue names. Blocking.
 Result<std::vector<LayerId>> stray_layers(StoreCore& core);

@@ -124,7 +124,7 @@ Task<Status> StoreCore::fork(Fork fork) {
   plan_forks(next, all);
   if (fork.amend) fork.amend(next);
   const std::int64_t now_ns = engine.runtime().wall_now().count();
-  const Status committed = co_await engine.catalog().commit([&](CatalogDb& db) -> Status {
+  const Status committed = co_await engine.commit([&](CatalogDb& db) -> Status {
     VT_RETURN_IF_ERROR(put_forks(db, all, now_ns));
     VT_RETURN_IF_ERROR(rows.put(db));
     return fork.extra ? fork.extra(db) : Status();
@@ -132,7 +132,6 @@ Task<Status> StoreCore::fork(Fork fork) {
   if (!committed.ok()) {
     Volume::rows_failed(rows);
     abort_forks(all);
-    if (engine.catalog().failed()) engine.fail(committed);
     co_return committed;
   }
   Volume::rows_committed(rows);
@@ -214,7 +213,7 @@ Task<Result<NewVolume>> make_rows(StoreCore& core, std::string name, std::uint64
   rows.volume.erase_policy = policy;
   rows.volume.created_ns = core.engine.runtime().wall_now().count();
   VT_CO_ASSIGN_OR_RETURN(rows.head.id, co_await core.new_node_id());
-  VT_CO_RETURN_IF_ERROR(co_await core.engine.catalog().commit([&rows](CatalogDb& db) -> Status {
+  VT_CO_RETURN_IF_ERROR(co_await core.engine.commit([&rows](CatalogDb& db) -> Status {
     VT_ASSIGN_OR_RETURN(rows.volume.id, db.next_id("volume"));
     return {};
   }));

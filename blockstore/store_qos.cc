@@ -45,10 +45,9 @@ Task<Status> Store::set_qos(std::string volume, QosLimits limits) {
   }
   std::vector<VolumeLimitRow> rows;
   for (const auto& [key, value] : limits.entries()) rows.push_back({head.volume, key, value});
-  const Status committed = co_await core.engine.catalog().commit(
+  const Status committed = co_await core.engine.commit(
       [&](CatalogDb& db) { return db.put_volume_limits(head.volume, rows); });
   if (!committed.ok()) {
-    if (core.engine.catalog().failed()) core.engine.fail(committed);
     co_return committed;
   }
   std::shared_ptr<Volume> open;
@@ -103,10 +102,9 @@ Task<Status> Store::set_notes(std::string volume, std::map<std::string, std::str
     }
     rows.push_back({head.volume, key, text});
   }
-  const Status committed = co_await core.engine.catalog().commit(
+  const Status committed = co_await core.engine.commit(
       [&](CatalogDb& db) { return db.put_volume_notes(head.volume, rows); });
   if (!committed.ok()) {
-    if (core.engine.catalog().failed()) core.engine.fail(committed);
     co_return committed;
   }
   const std::lock_guard lock(core.state_mutex);

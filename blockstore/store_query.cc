@@ -262,7 +262,7 @@ Task<Result<std::uint64_t>> Store::add_attachment(std::string name, AttachmentRo
   }
   row.boot_id = core.engine.runtime().boot_id();
   row.created_ns = core.engine.runtime().wall_now().count();
-  VT_CO_RETURN_IF_ERROR(co_await core.engine.catalog().commit([&row](CatalogDb& db) -> Status {
+  VT_CO_RETURN_IF_ERROR(co_await core.engine.commit([&row](CatalogDb& db) -> Status {
     VT_ASSIGN_OR_RETURN(row.id, db.next_id("attachment"));
     return db.put_attachment(row);
   }));
@@ -280,8 +280,8 @@ Task<Status> Store::update_attachment(AttachmentRow row) {
       co_return error(Code::kNotFound, "there is no attachment {}", row.id);
     }
   }
-  VT_CO_RETURN_IF_ERROR(co_await core.engine.catalog().commit(
-      [&row](CatalogDb& db) { return db.put_attachment(row); }));
+  VT_CO_RETURN_IF_ERROR(
+      co_await core.engine.commit([&row](CatalogDb& db) { return db.put_attachment(row); }));
   const std::lock_guard lock(core.state_mutex);
   core.attachments[row.id] = row;
   co_return Status();
@@ -296,8 +296,8 @@ Task<Status> Store::remove_attachment(std::uint64_t id) {
       co_return error(Code::kNotFound, "there is no attachment {}", id);
     }
   }
-  VT_CO_RETURN_IF_ERROR(co_await core.engine.catalog().commit(
-      [id](CatalogDb& db) { return db.remove_attachment(id); }));
+  VT_CO_RETURN_IF_ERROR(
+      co_await core.engine.commit([id](CatalogDb& db) { return db.remove_attachment(id); }));
   const std::lock_guard lock(core.state_mutex);
   core.attachments.erase(id);
   co_return Status();
@@ -341,7 +341,7 @@ Task<Result<std::vector<std::string>>> Store::certificates(std::uint64_t after_i
 Task<Status> Store::set_erase(std::optional<ErasePolicy> policy,
                               std::optional<std::uint64_t> rate_bytes) {
   StoreCore& core = *core_;
-  VT_CO_RETURN_IF_ERROR(co_await core.engine.catalog().commit([&](CatalogDb& db) -> Status {
+  VT_CO_RETURN_IF_ERROR(co_await core.engine.commit([&](CatalogDb& db) -> Status {
     if (policy) {
       VT_RETURN_IF_ERROR(db.put_setting("erase_policy", std::string(erase_policy_name(*policy))));
     }

@@ -159,13 +159,11 @@ Task<Status> Volume::flush_shared() {
 Task<Status> Volume::flush_now() {
   VT_CO_ASSIGN_OR_RETURN(const FlushRows rows, co_await sync_layers(owned()));
   if (rows.empty()) co_return Status();
-  Status committed =
-      co_await engine_.catalog().commit([&rows](CatalogDb& db) { return rows.put(db); });
+  Status committed = co_await engine_.commit([&rows](CatalogDb& db) { return rows.put(db); });
   if (committed.ok()) {
     rows_committed(rows);
   } else {
     rows_failed(rows);
-    if (engine_.catalog().failed()) engine_.fail(committed);
   }
   co_return committed;
 }

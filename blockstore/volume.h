@@ -168,6 +168,8 @@ class Volume final : public BlockDevice {
   Task<Status> make_plan(BlockRange range, bool zeroes, WritePlan& plan);
   Task<Status> ensure_active();
   void finish_write(const WritePlan& plan, bool zeroes);
+  static Task<void> stamp_what_was_written(const WritePlan& plan, BlockRange range,
+                                           const std::vector<std::uint64_t>& sums);
   void map_assign(BlockRange range, LayerId value, std::uint64_t epoch);
   static std::uint32_t zero_value(const WritePlan& plan, const Segment& segment);
   Task<Status> flush_now();

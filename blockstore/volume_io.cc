@@ -254,7 +254,11 @@ Task<Status> Volume::write_blocks_locked(BlockRange range, const std::byte* data
   }
   InflightTable::Slot slot;
   if (plan.in_place) slot = co_await engine_.inflight().acquire({node_, range});
-  VT_CO_RETURN_IF_ERROR(co_await batch);
+  Status written = co_await batch;
+  if (!written.ok()) {
+    if (plan.in_place) co_await stamp_what_was_written(plan, range, sums);
+    co_return written;
+  }
   for (const Segment& segment : plan.segments) {
     for (std::uint64_t block = segment.range.first; block < segment.range.end(); ++block) {
       segment.layer->set_sum(block, sums[block - range.first]);
@@ -262,6 +266,26 @@ Task<Status> Volume::write_blocks_locked(BlockRange range, const std::byte* data
   }
   finish_write(plan, false);
   co_return Status();
+}
+
+// A write that failed may have got to some of its blocks in place (the host was full elsewhere):
+// those have their new contents, and their sums must say so. What matches neither sum is torn, or
+// was damaged before, and stays damaged (I9).
+Task<void> Volume::stamp_what_was_written(const WritePlan& plan, BlockRange range,
+                                          const std::vector<std::uint64_t>& sums) {
+  AlignedBuffer buffer(kBlockBytes);
+  for (const Segment& segment : plan.segments) {
+    if (!segment.own) continue;
+    for (std::uint64_t block = segment.range.first; block < segment.range.end(); ++block) {
+      const Status read =
+          co_await segment.layer->file(true).read(buffer.span(), block * kBlockBytes);
+      const std::uint64_t sum = sums[block - range.first];
+      if (!read.ok() || block_checksum(buffer.span()) != sum) continue;
+      segment.layer->set_sum(block, sum);
+      const std::lock_guard lock(segment.layer->mutex);
+      segment.layer->state.needs_sync = true;
+    }
+  }
 }
 
 Task<Status> Volume::share_blocks_locked(BlockRange range, File& source) {

@@ -164,6 +164,20 @@ std::unique_ptr<SimWorld> SimImage::to_world(SimWorldOptions options, std::uint6
   return world;
 }
 
+void SimImage::revert(SimInode& inode) const {
+  const auto found = inodes_.find(inode.id());
+  for (const std::uint64_t number : inode.page_numbers()) {
+    const Page* page = nullptr;
+    if (found != inodes_.end()) {
+      const auto there = found->second->pages.find(number);
+      if (there != found->second->pages.end()) page = &there->second;
+    }
+    const bool has_bytes = page != nullptr && page->bytes;
+    inode.revert_page(number, has_bytes ? page->bytes->data() : nullptr,
+                      page != nullptr && page->written);
+  }
+}
+
 std::uint64_t SimImage::digest() const {
   std::uint64_t digest = 1;
   for (const std::string& dir : dirs_) digest = combine(digest, digest_of(dir));

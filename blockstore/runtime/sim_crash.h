@@ -34,6 +34,9 @@ class SimImage {
   // The machine that starts from this disk. `boot` tells it from the one before. Its files have the
   // inode numbers that they have here, so that this image can be the base of its own log.
   std::unique_ptr<SimWorld> to_world(SimWorldOptions options, std::uint64_t boot) const;
+  // What a sync of a running machine's file could not write is gone from its page cache, too: its
+  // bytes are those of this disk again. Its size stays.
+  void revert(SimInode& inode) const;
   // Equal for equal contents and names.
   std::uint64_t digest() const;
 

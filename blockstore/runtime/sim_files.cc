@@ -47,7 +47,7 @@ void SimFile::submit(IoRequest& request) {
 
 Status SimFile::read_sync(std::span<std::byte> out, std::uint64_t offset_bytes) {
   VT_RETURN_IF_ERROR(check_direct(out.data(), offset_bytes, out.size()));
-  VT_RETURN_IF_ERROR(runtime_.world_.check_read(*inode_));
+  VT_RETURN_IF_ERROR(runtime_.world_.check(SimAct::kRead, *inode_));
   inode_->read(out, offset_bytes);
   return {};
 }
@@ -74,16 +74,29 @@ Status SimFile::clone_range_sync(File& source, std::uint64_t source_offset_bytes
                                  std::uint64_t length_bytes, std::uint64_t offset_bytes) {
   auto* const from = dynamic_cast<SimFile*>(&source);
   if (from == nullptr) return error(Code::kNotSupported, "{}: not of this simulation", path_);
+  VT_RETURN_IF_ERROR(runtime_.world_.check(SimAct::kRead, *from->inode_));
   std::vector<std::byte> bytes(length_bytes);
   from->inode_->read(bytes, source_offset_bytes);
   return change({SimMutation::Kind::kWrite, offset_bytes, length_bytes, bytes.data()});
 }
 
+Result<std::uint64_t> SimFile::size_bytes() {
+  VT_RETURN_IF_ERROR(runtime_.world_.check(SimAct::kAsk, *inode_));
+  return inode_->size_bytes();
+}
+
+Result<std::uint64_t> SimFile::allocated_bytes() {
+  VT_RETURN_IF_ERROR(runtime_.world_.check(SimAct::kAsk, *inode_));
+  return inode_->allocated_bytes();
+}
+
 Result<std::uint64_t> SimFile::seek_data(std::uint64_t offset_bytes) {
+  VT_RETURN_IF_ERROR(runtime_.world_.check(SimAct::kAsk, *inode_));
   return inode_->seek_data(offset_bytes);
 }
 
 Result<std::uint64_t> SimFile::seek_hole(std::uint64_t offset_bytes) {
+  VT_RETURN_IF_ERROR(runtime_.world_.check(SimAct::kAsk, *inode_));
   return inode_->seek_hole(offset_bytes);
 }
 
@@ -113,6 +126,8 @@ Status SimMappedFile::populate_sync(std::uint64_t offset_bytes, std::uint64_t le
   if (for_write) {
     const SimMutation mutation{SimMutation::Kind::kPopulate, offset_bytes, length_bytes};
     VT_RETURN_IF_ERROR(runtime_.world_.apply(*inode_, mutation).with_context(path_));
+  } else {
+    VT_RETURN_IF_ERROR(runtime_.world_.check(SimAct::kRead, *inode_).with_context(path_));
   }
   const std::uint64_t end = offset_bytes + length_bytes;
   for (std::uint64_t page = offset_bytes / SimInode::kPageBytes; page * SimInode::kPageBytes < end;
@@ -135,10 +150,12 @@ Status SimMappedFile::punch_sync(std::uint64_t offset_bytes, std::uint64_t lengt
 }
 
 Result<std::uint64_t> SimMappedFile::seek_data(std::uint64_t offset_bytes) {
+  VT_RETURN_IF_ERROR(runtime_.world_.check(SimAct::kAsk, *inode_));
   return inode_->seek_data(offset_bytes);
 }
 
 Result<std::uint64_t> SimMappedFile::seek_hole(std::uint64_t offset_bytes) {
+  VT_RETURN_IF_ERROR(runtime_.world_.check(SimAct::kAsk, *inode_));
   return inode_->seek_hole(offset_bytes);
 }
 

@@ -19,12 +19,12 @@ class SimFile final : public File {
   Status read_sync(std::span<std::byte> out, std::uint64_t offset_bytes) override;
   Status write_sync(std::span<const std::byte> data, std::uint64_t offset_bytes) override;
   Status sync_sync() override;
-  Result<std::uint64_t> size_bytes() override { return inode_->size_bytes(); }
+  Result<std::uint64_t> size_bytes() override;
   Status truncate(std::uint64_t size_bytes) override;
   Status allocate_sync(std::uint64_t offset_bytes, std::uint64_t length_bytes) override;
   Status clone_range_sync(File& source, std::uint64_t source_offset_bytes,
                           std::uint64_t length_bytes, std::uint64_t offset_bytes) override;
-  Result<std::uint64_t> allocated_bytes() override { return inode_->allocated_bytes(); }
+  Result<std::uint64_t> allocated_bytes() override;
   Result<std::uint64_t> seek_data(std::uint64_t offset_bytes) override;
   Result<std::uint64_t> seek_hole(std::uint64_t offset_bytes) override;
   Status drain_foreign_io() override { return {}; }

@@ -92,6 +92,7 @@ class SimRuntime::SimFileSystem final : public FileSystem {
 
   Result<bool> exists(const std::string& path) override {
     const std::string name = SimWorld::normal(path);
+    VT_RETURN_IF_ERROR(world().check(SimAct::kAsk, name));
     return world().is_dir(name) || world().find(name).ok();
   }
   Status unlink(const std::string& path) override {
@@ -105,12 +106,14 @@ class SimRuntime::SimFileSystem final : public FileSystem {
     return world().apply_name({SimNameMutation::Kind::kMakeDir, SimWorld::normal(path), {}});
   }
   Result<std::vector<std::string>> list_dir(const std::string& path) override {
+    VT_RETURN_IF_ERROR(world().check(SimAct::kAsk, SimWorld::normal(path)));
     return world().list(SimWorld::normal(path));
   }
   Status sync_dir(const std::string& path) override {
     return world().sync_dir(SimWorld::normal(path));
   }
   Result<FsInfo> info(const std::string& path) override {
+    VT_RETURN_IF_ERROR(world().check(SimAct::kAsk, SimWorld::normal(path)));
     if (!world().is_dir(SimWorld::normal(path))) {
       return error(Code::kNotFound, "{}: no such folder", path);
     }
@@ -129,6 +132,7 @@ class SimRuntime::SimFileSystem final : public FileSystem {
     Result<std::shared_ptr<SimInode>> found = world().find(name);
     if (found.ok()) {
       if (mode.create && mode.exclusive) return error(Code::kExists, "{}: exists", path);
+      VT_RETURN_IF_ERROR(world().check(SimAct::kOpen, name));
       return found;
     }
     if (!mode.create) return found;

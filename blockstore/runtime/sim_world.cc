@@ -238,6 +238,22 @@ void SimInode::restore_page(std::uint64_t page, const std::byte* bytes, bool wri
   make_page(page).written = written;
 }
 
+void SimInode::revert_page(std::uint64_t page, const std::byte* bytes, bool written) {
+  if (bytes == nullptr) {
+    if (std::byte* const now = bytes_of(page)) std::memset(now, 0, kPage);
+    make_page(page).written = written;
+  } else {
+    restore_page(page, bytes, written);
+  }
+  forget_stores(page * kPage, kPage);
+}
+
+std::vector<std::uint64_t> SimInode::page_numbers() const {
+  std::vector<std::uint64_t> numbers;
+  for (const auto& [number, page] : pages_) numbers.push_back(number);
+  return numbers;
+}
+
 void SimInode::log_stores(SimLog& log) {
   for (const std::uint64_t page : cached_) {
     const std::byte* const now = region_ + page * kPage;
@@ -267,10 +283,6 @@ std::string SimWorld::normal(const std::string& path) {
   return out.empty() ? "." : out;
 }
 
-Status SimWorld::fault(SimAct act, const std::string& path) const {
-  return fault_ ? fault_(act, path) : Status();
-}
-
 std::string SimWorld::path_of(const SimInode& inode) const {
   for (const auto& [path, there] : files_) {
     if (there.get() == &inode) return path;
@@ -278,8 +290,18 @@ std::string SimWorld::path_of(const SimInode& inode) const {
   return "(unlinked)";
 }
 
-Status SimWorld::check_read(const SimInode& inode) const {
-  return fault_ ? fault_(SimAct::kRead, path_of(inode)) : Status();
+SimFault SimWorld::fault_at(const SimCall& call) const {
+  if (halted_) return {error(Code::kIoError, "simulator: the process is dead"), 0};
+  return fault_ ? fault_(call) : SimFault();
+}
+
+Status SimWorld::check(SimAct act, SimInode& inode) const {
+  if (!halted_ && !fault_) return {};  // the path is looked for
+  return fault_at({act, path_of(inode), &inode}).status;
+}
+
+Status SimWorld::check(SimAct act, const std::string& path) const {
+  return fault_at({act, path}).status;
 }
 
 void SimWorld::log_stores() {
@@ -290,8 +312,9 @@ void SimWorld::log_stores() {
 }
 
 Status SimWorld::sync(SimInode& inode, std::uint64_t offset_bytes, std::uint64_t length_bytes) {
+  if (halted_) return fault_at({}).status;
   log_stores();
-  Status status = fault_ ? fault(SimAct::kSync, path_of(inode)) : Status();
+  Status status = check(SimAct::kSync, inode);
   if (log_ != nullptr) {
     const auto kind = !status.ok()        ? SimEvent::Kind::kSyncFailed
                       : length_bytes == 0 ? SimEvent::Kind::kSyncFile
@@ -303,15 +326,35 @@ Status SimWorld::sync(SimInode& inode, std::uint64_t offset_bytes, std::uint64_t
 
 Status SimWorld::sync_dir(const std::string& path) {
   log_stores();
-  VT_RETURN_IF_ERROR(fault(SimAct::kSyncDir, path));
+  VT_RETURN_IF_ERROR(check(SimAct::kSyncDir, path));
   if (!dirs_.contains(path)) return error(Code::kNotFound, "{}: no such folder", path);
   if (log_ != nullptr) log_->push_back({SimEvent::Kind::kSyncDir, 0, 0, 0, {}, path, {}});
   return {};
 }
 
 Status SimWorld::apply(SimInode& inode, const SimMutation& mutation) {
+  if (!halted_ && !fault_) return change(inode, mutation);
+  constexpr SimAct kActs[] = {SimAct::kWrite, SimAct::kAllocate, SimAct::kAllocate, SimAct::kPunch,
+                              SimAct::kTruncate};
+  const SimFault fault = fault_at({kActs[static_cast<std::size_t>(mutation.kind)], path_of(inode),
+                                   &inode, mutation.length_bytes});
+  const std::uint64_t first = std::min(fault.first_bytes, mutation.length_bytes);
+  if (mutation.kind != SimMutation::Kind::kWrite || first == 0) {
+    return fault.status.ok() ? change(inode, mutation) : fault.status;
+  }
+  SimMutation part = mutation;
+  part.length_bytes = first;
+  VT_RETURN_IF_ERROR(change(inode, part));
+  VT_RETURN_IF_ERROR(fault.status);
+  part = mutation;
+  part.offset_bytes += first;
+  part.length_bytes -= first;
+  part.data += first;
+  return change(inode, part);
+}
+
+Status SimWorld::change(SimInode& inode, const SimMutation& mutation) {
   using Kind = SimMutation::Kind;
-  if (fault_) VT_RETURN_IF_ERROR(fault(SimAct::kChange, path_of(inode)));
   const std::uint64_t offset = mutation.offset_bytes;
   const std::uint64_t length = mutation.length_bytes;
   if (offset > options_.file_size_max_bytes || length > options_.file_size_max_bytes - offset) {
@@ -364,7 +407,8 @@ Status SimWorld::check_parent(const std::string& path) const {
 }
 
 Status SimWorld::apply_name(const SimNameMutation& mutation) {
-  VT_RETURN_IF_ERROR(fault(SimAct::kChangeName, mutation.path));
+  constexpr SimAct kActs[] = {SimAct::kCreate, SimAct::kUnlink, SimAct::kRename, SimAct::kMakeDir};
+  VT_RETURN_IF_ERROR(check(kActs[static_cast<std::size_t>(mutation.kind)], mutation.path));
   log_stores();
   VT_RETURN_IF_ERROR(change_name(mutation));
   if (log_ == nullptr) return {};

@@ -79,6 +79,10 @@ class SimInode {
   void set_cached(std::uint64_t page) { cached_.insert(page); }
   void drop_cache() { cached_.clear(); }
 
+  // The page cache gives up a page that it could not write back: what the disk has shows again.
+  void revert_page(std::uint64_t page, const std::byte* bytes, bool written);
+  std::vector<std::uint64_t> page_numbers() const;
+
   // As it is on a disk from which a machine starts (SimImage). `bytes` null: zeros.
   void restore_page(std::uint64_t page, const std::byte* bytes, bool written);
   void restore_reserved(std::uint64_t first_page, std::uint64_t end_page) {
@@ -143,15 +147,43 @@ struct SimNameMutation {
   std::string to;  // kRename
 };
 
-// What is about to be done to a file, for whoever makes it fail.
-enum class SimAct : std::uint8_t { kRead, kChange, kChangeName, kSync, kSyncDir };
+// What is about to be done, for whoever makes it fail.
+enum class SimAct : std::uint8_t {
+  kRead,
+  kWrite,
+  kAllocate,  // fallocate, and pages of a mapping
+  kPunch,
+  kTruncate,
+  kCreate,
+  kUnlink,
+  kRename,
+  kMakeDir,
+  kSync,
+  kSyncDir,
+  kOpen,  // of what is there
+  kAsk,   // sizes, names, where data is
+};
+struct SimCall {
+  SimAct act = SimAct::kRead;
+  std::string path;
+  SimInode* inode = nullptr;  // of a file that is open
+  std::uint64_t length_bytes = 0;
+};
+
+// What becomes of a call.
+struct SimFault {
+  Status status;  // not OK: the call fails
+  // Of a write: so many bytes get there first. When it does not fail, the others follow as a second
+  // transfer.
+  std::uint64_t first_bytes = 0;
+};
 
 // Not thread-safe: a simulation has one thread. It must outlive its runtimes.
 class SimWorld {
  public:
-  // Asked before each act; an error is the act's, which then does nothing. For a sync that means
-  // more: what it should have covered is lost to the disk, and no later sync brings it back.
-  using Fault = std::function<Status(SimAct act, const std::string& path)>;
+  // Asked before each call. One that fails does nothing, but for `first_bytes`. For a sync that
+  // means more: what it should have covered is lost to the disk, and no later sync brings it back.
+  using Fault = std::function<SimFault(const SimCall& call)>;
 
   explicit SimWorld(SimWorldOptions options = {});
 
@@ -162,8 +194,9 @@ class SimWorld {
   // The one place where anything is made durable. `length_bytes` 0: the whole file.
   Status sync(SimInode& inode, std::uint64_t offset_bytes, std::uint64_t length_bytes);
   Status sync_dir(const std::string& path);
-  // Before a read.
-  Status check_read(const SimInode& inode) const;
+  // Before what changes nothing: a read, an open, a question.
+  Status check(SimAct act, SimInode& inode) const;
+  Status check(SimAct act, const std::string& path) const;
 
   // From now on all is logged, until nullptr. What is there already counts as durable, but is not
   // in the log: begin with an empty world to have it whole.
@@ -171,6 +204,8 @@ class SimWorld {
   // Logs what was stored through mappings so far.
   void log_stores();
   void set_fault(Fault fault) { fault_ = std::move(fault); }
+  // The process is dead: what its destructors still ask for does not happen.
+  void halt(bool halted) { halted_ = halted; }
 
   Result<std::shared_ptr<SimInode>> find(const std::string& path) const;
   bool is_dir(const std::string& path) const;
@@ -198,7 +233,8 @@ class SimWorld {
  private:
   Status check_parent(const std::string& path) const;
   Status change_name(const SimNameMutation& mutation);
-  Status fault(SimAct act, const std::string& path) const;
+  Status change(SimInode& inode, const SimMutation& mutation);
+  SimFault fault_at(const SimCall& call) const;
   std::string path_of(const SimInode& inode) const;
 
   SimWorldOptions options_;
@@ -209,6 +245,7 @@ class SimWorld {
   std::uint32_t next_inode_ = 1;
   SimLog* log_ = nullptr;
   Fault fault_;
+  bool halted_ = false;
 };
 
 }  // namespace voltree

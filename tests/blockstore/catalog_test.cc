@@ -250,7 +250,7 @@ TEST_F(CatalogTest, CreateAndOpenSayWhatIsThere) {
   EXPECT_EQ(CatalogDb::create(fs_, kPath).status().code(), Code::kExists);
   auto db = open();
   EXPECT_EQ(db->format().version, kFormatVersion);
-  EXPECT_EQ(db->format().incompatible, 0U);
+  EXPECT_EQ(db->format().incompatible, kFeaturePageSums);
 }
 
 TEST_F(CatalogTest, WhatACreateLeftBehindIsReplaced) {
@@ -271,7 +271,7 @@ TEST_F(CatalogTest, NewerFormatsAreRefused) {
   const Status feature = open_status();
   EXPECT_EQ(feature.code(), Code::kNotSupported);
   EXPECT_THAT(std::string(feature.message()), HasSubstr("0x4"));
-  tamper("UPDATE format SET incompatible = 0, compatible = -1, read_only_compatible = 2");
+  tamper("UPDATE format SET incompatible = 1, compatible = -1, read_only_compatible = 2");
   auto db = open();
   EXPECT_EQ(db->format().compatible, UINT64_MAX);
   EXPECT_EQ(db->format().read_only_compatible, 2U);

@@ -6,6 +6,7 @@
 #include <cstdio>
 
 #include "tests/crash/crash_run.h"
+#include "tests/crash/fault_run.h"
 
 namespace voltree::crash {
 namespace {
@@ -16,6 +17,8 @@ struct Campaign {
   std::uint64_t count = ~std::uint64_t{0};
   std::uint64_t step = 1;  // with `first`: shares of one campaign
   std::uint64_t seconds = ~std::uint64_t{0};
+  std::size_t power_losses = 2;  // of each fault
+  bool keep_going = false;
   ExploreOptions explore{.sampled_per_point = 4, .states_per_point_max = 64, .recovery_share = 0.1};
 };
 
@@ -40,6 +43,35 @@ class Runner {
     return run(~std::uint64_t{0}, [this](std::uint64_t seed) {
       return hold(random_workload(seed, campaign_.length), 0, seed);
     });
+  }
+
+  // Every kind of fault at every call of the standard workload.
+  int faults() {
+    const std::vector<Op> ops = standard_workload();
+    std::uint64_t violations = 0;
+    for (std::size_t number = 0; number < kFaultKinds; ++number) {
+      const auto kind = static_cast<FaultKind>(number);
+      const std::vector<std::uint64_t> calls = calls_for(ops, 1, kind);
+      if (calls.empty()) return 1;
+      FaultCounts counts;
+      for (std::size_t i = campaign_.first; i < calls.size(); i += campaign_.step) {
+        const auto failure = run_with_fault(ops, 1, kind, calls[i], campaign_.power_losses, counts);
+        if (!failure) continue;
+        ++violations;
+        std::printf("VIOLATION: %s\n", failure->what.c_str());
+        std::fflush(stdout);
+        if (!campaign_.keep_going) return 1;
+      }
+      std::printf("%s\n",
+                  fmt::format("{}: {} of {} calls; in {} an operation was refused, in {} the store "
+                              "went read-only; {} power losses after them",
+                              fault_name(kind), counts.runs, calls.size(), counts.refused,
+                              counts.read_only, counts.power_losses)
+                      .c_str());
+      std::fflush(stdout);
+    }
+    std::printf("%llu violations\n", static_cast<unsigned long long>(violations));
+    return violations == 0 ? 0 : 1;
   }
 
  private:
@@ -86,10 +118,8 @@ class Runner {
       failure = explore(recording, options, counts_);
     }
     if (!failure) return true;
-    std::string text;
-    for (const Op& op : ops) text += to_text(op) + "; ";
     std::printf("VIOLATION, seed %llu: %s\n  %s\n", static_cast<unsigned long long>(seed),
-                text.c_str(), failure->what.c_str());
+                to_text(ops).c_str(), failure->what.c_str());
     return false;
   }
 
@@ -118,7 +148,13 @@ int main(int argc, char** argv) {
     one->add_option("--recovery", campaign.explore.recovery_share,
                     "Share of the states whose recovery is crashed");
   }
+  CLI::App* faults = app.add_subcommand("faults", "Every kind of fault at every call");
+  faults->add_option("--first", campaign.first, "The first call");
+  faults->add_option("--step", campaign.step, "Every so many calls: shares of one campaign");
+  faults->add_option("--power-losses", campaign.power_losses, "After each fault, so many");
+  faults->add_flag("--keep-going", campaign.keep_going, "Tell all violations");
   CLI11_PARSE(app, argc, argv);
   voltree::crash::Runner runner(campaign);
+  if (faults->parsed()) return runner.faults();
   return sequences->parsed() ? runner.sequences() : runner.random();
 }

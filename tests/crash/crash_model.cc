@@ -1,27 +1,165 @@
 #include "tests/crash/crash_model.h"
 
+#include <algorithm>
 #include <cstring>
 
 namespace voltree::crash {
+namespace {
 
-void fill_block(std::span<std::byte> out, Tag tag, std::uint64_t block) {
-  constexpr std::size_t kSector = 512;
+using Kind = Op::Kind;
+
+bool is_free(const StoreModel& model, const std::string& volume) {
+  return std::none_of(model.begin(), model.end(), [&volume](const auto& entry) {
+    return entry.first == volume || entry.first.starts_with(volume + "@");
+  });
+}
+
+bool has_snapshots(const StoreModel& model, const std::string& volume) {
+  return std::any_of(model.begin(), model.end(), [&volume](const auto& entry) {
+    return entry.first.starts_with(volume + "@");
+  });
+}
+
+bool can_snapshot(const StoreModel& model, const std::string& name) {
+  return model.contains(volume_of(name)) && !model.contains(name);
+}
+
+template <typename Change>
+void for_each_sector(StoreModel& model, const Op& op, Change change) {
+  std::vector<SectorTags>& sectors = model.at(op.a).sectors;
+  const std::uint64_t first = op.offset_bytes() / kSectorBytes;
+  const std::uint64_t count = op.length_bytes() / kSectorBytes;
+  for (std::uint64_t i = first; i < first + count; ++i) change(sectors[i]);
+}
+
+}  // namespace
+
+void fill_sectors(std::span<std::byte> out, Tag tag, std::uint64_t first) {
   for (std::size_t at = 0; at < out.size(); at += sizeof(std::uint64_t)) {
-    const std::uint64_t word = tag == 0 ? 0 : tag << 32 | block << 8 | at / kSector;
+    const std::uint64_t word = tag == 0 ? 0 : tag << 32 | (first + at / kSectorBytes);
     std::memcpy(out.data() + at, &word, sizeof word);
   }
 }
 
-void NodeModel::flush() {
-  for (BlockTags& block : blocks) block.tags = {block.tags.back()};
+void SectorTags::write(Tag tag) {
+  tags.push_back(tag);
+  acknowledged = tags.size() - 1;
+  may_be_damaged = false;
 }
 
-bool NodeModel::operator==(const NodeModel& other) const {
-  if (blocks.size() != other.blocks.size()) return false;
-  for (std::size_t i = 0; i < blocks.size(); ++i) {
-    if (blocks[i].tags != other.blocks[i].tags) return false;
+void SectorTags::flush() {
+  tags.erase(tags.begin(), tags.begin() + static_cast<std::ptrdiff_t>(acknowledged));
+  acknowledged = 0;
+}
+
+// The death of a daemon loses nothing that was acknowledged.
+bool SectorTags::allows(Tag tag, bool power_loss) const {
+  const auto first = tags.begin() + (power_loss ? 0 : static_cast<std::ptrdiff_t>(acknowledged));
+  return std::find(first, tags.end(), tag) != tags.end();
+}
+
+void NodeModel::flush() {
+  for (SectorTags& sector : sectors) sector.flush();
+}
+
+std::string volume_of(const std::string& node) { return node.substr(0, node.find('@')); }
+
+bool possible(const StoreModel& model, const Op& op) {
+  const auto size_bytes = [&] { return model.at(op.a).sectors.size() * kSectorBytes; };
+  switch (op.kind) {
+    case Kind::kCreate:
+      return is_free(model, op.a);
+    case Kind::kWrite:
+    case Kind::kWriteFua:
+    case Kind::kDiscard:
+      return model.contains(op.a) && op.offset_bytes() + op.length_bytes() <= size_bytes();
+    case Kind::kFlush:
+    case Kind::kRemove:
+      return model.contains(op.a);
+    case Kind::kSnapshot:
+      return can_snapshot(model, op.a);
+    case Kind::kSnapshotGroup:
+      return can_snapshot(model, op.a) && can_snapshot(model, op.b);
+    case Kind::kClone:
+      return model.contains(op.a) && is_free(model, op.b);
+    case Kind::kRevert:
+      return model.contains(op.a) && model.contains(volume_of(op.a));
+    case Kind::kReplace:
+      return op.a != op.b && model.contains(op.a) && model.contains(op.b) &&
+             !has_snapshots(model, op.b);
+    case Kind::kResize:
+      return model.contains(op.a) && op.length_bytes() != size_bytes();
+    case Kind::kRename:
+      return model.contains(op.a) && is_free(model, op.b);
+    default:
+      return true;
   }
-  return true;
+}
+
+StoreModel after(const StoreModel& model, const Op& op, Tag tag) {
+  StoreModel next = model;
+  switch (op.kind) {
+    case Kind::kCreate:
+    case Kind::kResize:
+      next[op.a].sectors.resize(op.length_bytes() / kSectorBytes);
+      break;
+    case Kind::kWrite:
+    case Kind::kWriteFua:
+      for_each_sector(next, op, [tag](SectorTags& sector) { sector.write(tag); });
+      if (op.kind == Kind::kWriteFua) next[op.a].flush();
+      break;
+    case Kind::kDiscard:
+      for_each_sector(next, op, [](SectorTags& sector) { sector.write(0); });
+      break;
+    case Kind::kFlush:
+      next[op.a].flush();
+      break;
+    case Kind::kSnapshot:
+    case Kind::kSnapshotGroup:
+      for (const std::string& name : {op.a, op.b}) {
+        if (name.empty()) continue;
+        next[volume_of(name)].flush();
+        next[name] = next[volume_of(name)];
+      }
+      break;
+    case Kind::kClone:
+      next[op.a].flush();
+      next[op.b] = next[op.a];
+      break;
+    case Kind::kRevert:
+      next[volume_of(op.a)] = next[op.a];
+      break;
+    case Kind::kRemove:
+      next.erase(op.a);
+      break;
+    case Kind::kReplace:
+      next[op.a] = next[op.b];
+      next[op.a].flush();
+      next.erase(op.b);
+      break;
+    case Kind::kRename:
+      for (const auto& [name, node] : model) {
+        if (name != op.a && !name.starts_with(op.a + "@")) continue;
+        next.erase(name);
+        next[op.b + name.substr(op.a.size())] = node;
+      }
+      break;
+    case Kind::kReopen:
+      for (auto& [name, node] : next) node.flush();
+      break;
+    default:
+      break;
+  }
+  return next;
+}
+
+Expectation during(const StoreModel& model, const Op& op, Tag tag) {
+  if (!op.writes()) return {{model, after(model, op, tag)}};
+  // Any sector of it may be old or new, whatever else is not flushed.
+  StoreModel trying = model;
+  const Tag made = op.kind == Kind::kDiscard ? 0 : tag;
+  for_each_sector(trying, op, [made](SectorTags& sector) { sector.try_write(made); });
+  return {{std::move(trying)}};
 }
 
 }  // namespace voltree::crash

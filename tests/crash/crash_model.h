@@ -8,40 +8,50 @@
 #include <vector>
 
 #include "blockstore/base/units.h"
+#include "tests/crash/workload.h"
 
 namespace voltree::crash {
 
-// A block's contents are told by the tag of the write that made them; 0: zeros.
+// The contents of a sector are told by the tag of the write that made them; 0: zeros.
 using Tag = std::uint64_t;
 
-// The bytes of a block with this tag: each sector says which it is, so that none can pass for
-// another.
-void fill_block(std::span<std::byte> out, Tag tag, std::uint64_t block);
+// The bytes of sectors with this tag, from the sector `first` on: each says which it is, so that
+// none can pass for another.
+void fill_sectors(std::span<std::byte> out, Tag tag, std::uint64_t first);
 
-// What a block may hold. The last tag is what it holds while nothing goes wrong; those before it
-// were not covered by a flush when they were overwritten, the first is durable.
-struct BlockTags {
+// What a sector may hold.
+struct SectorTags {
+  // Those before `acknowledged` were not covered by a flush when they were overwritten, the first
+  // is durable; those after it are of writes that were not acknowledged (yet).
   std::vector<Tag> tags{0};
+  std::size_t acknowledged = 0;
+  // A fault may have left a block that reads as damaged: never as anything that is not in `tags`.
+  bool may_be_damaged = false;
+
+  void write(Tag tag);
+  void try_write(Tag tag) { tags.push_back(tag); }
+  void flush();
+  bool allows(Tag tag, bool power_loss) const;
 };
 
 struct NodeModel {
-  std::vector<BlockTags> blocks;
-
-  void set(std::uint64_t block, Tag tag) { blocks[block].tags.push_back(tag); }
-  void flush();  // only the last ones are left
-  bool operator==(const NodeModel& other) const;
+  std::vector<SectorTags> sectors;
+  void flush();
 };
 
 using StoreModel = std::map<std::string, NodeModel>;
 
-// What a crash may leave: one of these as a whole, each block of it as its tags say.
+// What a crash may leave: one of these as a whole, each sector of it as its tags say.
 struct Expectation {
   std::vector<StoreModel> either;
-  // Of a write or discard under way: these blocks hold what they did or what they will, also when
-  // only the daemon dies, which otherwise loses nothing.
-  std::string writing;
-  std::uint64_t first_block = 0;
-  std::uint64_t block_count = 0;
 };
+
+std::string volume_of(const std::string& node);
+// Whether the store would do it.
+bool possible(const StoreModel& model, const Op& op);
+// What there is when the operation is through.
+StoreModel after(const StoreModel& model, const Op& op, Tag tag);
+// What there may be while it is under way, or when it failed.
+Expectation during(const StoreModel& model, const Op& op, Tag tag);
 
 }  // namespace voltree::crash

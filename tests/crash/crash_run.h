@@ -11,8 +11,6 @@
 #include <vector>
 
 #include "blockstore/runtime/sim_crash.h"
-#include "blockstore/runtime/sim_runtime.h"
-#include "blockstore/store.h"
 #include "tests/crash/crash_model.h"
 #include "tests/crash/workload.h"
 

@@ -7,21 +7,15 @@
 namespace voltree::crash {
 namespace {
 
-std::string text_of(const std::vector<Op>& ops) {
-  std::string text;
-  for (const Op& op : ops) text += to_text(op) + "; ";
-  return text;
-}
-
 // From the operation `from` on.
 void hold(const std::vector<Op>& ops, std::size_t from, ExploreOptions options, Counts& counts) {
   Recording recording;
   const std::optional<Failure> wrong = record(ops, options.seed, recording);
-  ASSERT_FALSE(wrong) << text_of(ops) << wrong->what;
+  ASSERT_FALSE(wrong) << to_text(ops) << wrong->what;
   if (from >= recording.begins.size()) return;  // what was left is not possible here
   options.from_event = recording.begins[from];
   const std::optional<Failure> failure = explore(recording, options, counts);
-  EXPECT_FALSE(failure) << text_of(ops) << "seed " << options.seed << ": " << failure->what;
+  EXPECT_FALSE(failure) << to_text(ops) << "seed " << options.seed << ": " << failure->what;
 }
 
 // Every subset of what was not synced, and crashes of the recovery.

@@ -21,15 +21,15 @@ T = 'blockstore/inflight.cc'
 MUTATIONS = [
     # --- Syncs that are not made.
     ('create: the folder\'s own name is not synced', S,
-     '    VT_RETURN_IF_ERROR(fs.sync_dir(parent_folder(directory)));\n', ''),
+     'const Status named = fs.sync_dir(parent_folder(directory));', 'const Status named;'),
     ('create: the catalog\'s name is not synced', D,
      '  VT_RETURN_IF_ERROR(fs.sync_dir(parent_folder(path)));\n', ''),
     ('layer: its folder\'s name is not synced', L,
-     '    VT_RETURN_IF_ERROR(fs.sync_dir(store_directory_ + "/layers"));\n', ''),
-    ('layer: the data file\'s length is not synced', L, '  VT_RETURN_IF_ERROR(data->sync_sync());\n', ''),
-    ('layer: the files\' names are not synced', L, '  VT_RETURN_IF_ERROR(fs.sync_dir(folder));\n', ''),
+     '    VT_RETURN_IF_ERROR(syncs(fs.sync_dir(store_directory_ + "/layers")));\n', ''),
+    ('layer: the data file\'s length is not synced', L, '  VT_RETURN_IF_ERROR(syncs(data->sync_sync()));\n', ''),
+    ('layer: the files\' names are not synced', L, '  VT_RETURN_IF_ERROR(syncs(fs.sync_dir(folder)));\n', ''),
     ('layer: an unlink is not synced', L,
-     'return removed ? fs.sync_dir(folder_of(store_directory, id)) : Status();', '(void)removed; return {};'),
+     'return removed ? syncs(fs.sync_dir(folder_of(store_directory, id))) : Status();', '(void)removed; return {};'),
     ('flush: the data is not synced', V, '  Status synced = co_await batch;\n', '  Status synced;\n'),
     ('flush: writes in place are not synced', V,
      'if (!state.needs_sync && state.pending_regions.empty()) continue;',
@@ -45,7 +45,7 @@ MUTATIONS = [
      'Status synced = co_await layer.file(true).sync_data();', 'Status synced;'),
     ('catalog: nothing is synced', Q, 'Status status = open.file->sync_sync(); !status.ok()',
      'Status status; !status.ok()'),
-    ('catalog: new files\' names are not synced', Q, 'open->name_unsynced = !*there;',
+    ('catalog: new files\' names are not synced', Q, 'open->name_unsynced = mode.create;',
      'open->name_unsynced = false;'),
     ('catalog: commits are not synced', P, 'PRAGMA synchronous=FULL;', 'PRAGMA synchronous=OFF;'),
     ('catalog: commits are synced at checkpoints only', P, 'PRAGMA synchronous=FULL;',
@@ -54,12 +54,20 @@ MUTATIONS = [
     ('flush: after a failed sync writing goes on', V,
      '    engine_.fail(\n        synced);  // I10: the kernel may have dropped the dirty pages; no fsync is tried again\n',
      ''),
-    ('flush: after a failed commit writing goes on', V,
-     '    if (engine_.catalog().failed()) engine_.fail(committed);\n', ''),
-    ('fork: after a failed commit writing goes on', F,
-     '    if (engine.catalog().failed()) engine.fail(committed);\n', ''),
-    ('change: after a failed commit writing goes on', C,
-     '    if (engine.catalog().failed()) engine.fail(committed);\n', ''),
+    ('commit: after a failed one writing goes on', E,
+     '  if (catalog_->failed()) fail(catalog_->failure());\n', ''),
+    ('syncing: after a failed sync writing goes on', 'blockstore/engine.h',
+     '  if (!syncs.failure().ok()) fail(syncs.failure());\n', ''),
+    ('close: a failed checkpoint is not told', S, '  core.engine.fail(checkpointed);\n  co_return checkpointed;\n',
+     '  co_return status;\n'),
+    ('write: blocks in place that got there keep their old sums', IO,
+     '    if (plan.in_place) co_await stamp_what_was_written(plan, range, sums);\n', ''),
+    ('recovery: the page cache is not doubted', S, '    doubted = needs_check || table->failed();\n',
+     '    (void)needs_check;\n'),
+    ('recovery: the catalog is not written again', S, '    if (doubted) {\n      for', '    if (false) {\n      for'),
+    ('recovery: doubted data is not written again', R, 'restamp(layer, range, doubted)', 'restamp(layer, range, false)'),
+    ('recovery: doubted sums are not written again', R, '    if (!doubted) continue;\n', '    if (true) continue;\n'),
+    ('create: a folder that an init left is refused', S, '    if (ours) continue;\n', '    (void)ours;\n'),
     ('catalog: a failed sync is tried again', Q, '    open.vfs.sync_failed = true;\n    open.vfs.failure = status;\n'
      '    return SQLITE_IOERR_FSYNC;', '    open.vfs.failure = status;\n    return SQLITE_IOERR_FSYNC;'),
     # --- Rows that are not written, and marks that are not made.
@@ -123,16 +131,21 @@ MUTATIONS = [
      '  if (status.ok()) status = co_await close_idle_devices(true);\n', ''),
     # --- Steps in another order.
     ('layer: the row comes before the files', E,
-     '''  Status made = co_await runtime_.run_blocking([&layer] { return layer->create_files(); });
+     '''  Status made =
+      co_await run_syncing([&layer](SyncWatch& syncs) { return layer->create_files(syncs); });
   if (made.ok()) {
-    made = co_await catalog_->commit([&row](CatalogDb& db) { return db.put_layer(row); });
+    made = co_await commit([&row](CatalogDb& db) { return db.put_layer(row); });
   }''',
-     '''  Status made = co_await catalog_->commit([&row](CatalogDb& db) { return db.put_layer(row); });
+     '''  Status made = co_await commit([&row](CatalogDb& db) { return db.put_layer(row); });
   if (made.ok()) {
-    made = co_await runtime_.run_blocking([&layer] { return layer->create_files(); });
+    made = co_await run_syncing([&layer](SyncWatch& syncs) { return layer->create_files(syncs); });
   }'''),
     ('write: the sums come before the data', IO,
-     '''  VT_CO_RETURN_IF_ERROR(co_await batch);
+     '''  Status written = co_await batch;
+  if (!written.ok()) {
+    if (plan.in_place) co_await stamp_what_was_written(plan, range, sums);
+    co_return written;
+  }
   for (const Segment& segment : plan.segments) {
     for (std::uint64_t block = segment.range.first; block < segment.range.end(); ++block) {
       segment.layer->set_sum(block, sums[block - range.first]);
@@ -159,7 +172,7 @@ MUTATIONS = [
      '''    VT_CO_RETURN_IF_ERROR(co_await layer->file(true).punch_hole(range.first * kBlockBytes,
                                                                 range.count * kBlockBytes));
 ''', ''),
-    ('eraser: files stay', X, '    return Layer::unlink_files(fs, engine_.directory(), id);',
+    ('eraser: files stay', X, '    return Layer::unlink_files(fs, engine_.directory(), id, syncs);',
      '    (void)id; return Status();'),
     ('eraser: the item stays in the queue', X,
      '    if (item.id != 0) VT_RETURN_IF_ERROR(db.remove_erase_item(item.id));\n', ''),
@@ -170,14 +183,14 @@ MUTATIONS = [
      'recover(loaded.settings["boot_id"] == boot_id)', 'recover(true)'),
     ('recovery: every death counts as a power loss', S,
      'recover(loaded.settings["boot_id"] == boot_id)', 'recover(false)'),
-    ('recovery: sums are not adopted', R, '      VT_CO_RETURN_IF_ERROR(co_await adopt_sums(*layer));\n', ''),
+    ('recovery: sums are not adopted', R, '      if (!sealed && !doubted) VT_CO_RETURN_IF_ERROR(co_await adopt_sums(*layer));\n', ''),
     ('recovery: what was in flight is not stamped', R,
      '  if (same_boot) VT_CO_RETURN_IF_ERROR(co_await restamp_left_behind());\n', ''),
-    ('recovery: sums are not restored', R, '      VT_CO_RETURN_IF_ERROR(co_await restore_sums(*layer));\n', ''),
+    ('recovery: sums are not restored', R, '    if (!same_boot || doubted) VT_CO_RETURN_IF_ERROR(co_await restore_sums(*layer));\n', ''),
     ('recovery: sums of absent blocks stay', R, 'if (layer.sum(block) != sum) layer.set_sum(block, sum);',
      '(void)sum;'),
     ('recovery: dirty regions are not stamped', R,
-     '    VT_CO_RETURN_IF_ERROR(co_await restamp(layer, {first, std::min(kRegionBlocks, end - first)}));\n', ''),
+     '    VT_CO_RETURN_IF_ERROR(co_await restamp(layer, range, doubted));\n', ''),
     ('recovery: what is to be erased comes back', R,
      'if (value == known || pending_erase.at(block) != 0) continue;', 'if (value == known) continue;'),
     ('recovery: discards are not adopted', R,

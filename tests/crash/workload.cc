@@ -10,14 +10,54 @@ std::string to_text(const Op& op) {
   static constexpr const char* kNames[] = {
       "create", "write",   "fua",    "discard", "flush", "snap",   "group", "clone",  "revert",
       "remove", "replace", "resize", "rename",  "erase", "settle", "sweep", "reopen", "kill"};
-  return fmt::format("{} {} {} {}+{}", kNames[static_cast<std::size_t>(op.kind)], op.a, op.b,
-                     op.block, op.blocks);
+  return fmt::format("{} {} {} {}+{}{}", kNames[static_cast<std::size_t>(op.kind)], op.a, op.b,
+                     op.block, op.blocks, op.unit_bytes == kSectorBytes ? "s" : "");
+}
+
+std::string to_text(const std::vector<Op>& ops) {
+  std::string text;
+  for (const Op& op : ops) text += to_text(op) + "; ";
+  return text;
 }
 
 std::vector<Op> prologue() {
   return {{Kind::kCreate, "a", "", 0, 6}, {Kind::kWrite, "a", "", 0, 3},
           {Kind::kFlush, "a", "", 0, 0},  {Kind::kSnapshot, "a@s", "", 0, 0},
           {Kind::kWrite, "a", "", 1, 1},  {Kind::kFlush, "a", "", 0, 0}};
+}
+
+std::vector<Op> standard_workload() {
+  std::vector<Op> ops = prologue();
+  const std::vector<Op> more{{Kind::kWrite, "a", "", 2, 3},     // in place, shared, and a hole
+                             {Kind::kClone, "a@s", "c", 0, 0},  // a head without a layer
+                             {Kind::kWriteFua, "c", "", 0, 2},
+                             {Kind::kDiscard, "c", "", 1, 1},
+                             {Kind::kSettle, "", "", 0, 0},
+                             {Kind::kWrite, "a", "", 0, 2},  // in place into a clean region
+                             {Kind::kFlush, "a", "", 0, 0},
+                             {Kind::kResize, "a", "", 0, 8},
+                             {Kind::kWrite, "a", "", 7, 1},
+                             {Kind::kSnapshotGroup, "a@g", "c@g", 0, 0},
+                             {Kind::kWrite, "a", "", 3, 2},
+                             {Kind::kResize, "a", "", 0, 4},
+                             {Kind::kClone, "a", "b", 0, 0},
+                             {Kind::kWrite, "b", "", 0, 1},
+                             {Kind::kKill, "", "", 0, 0},
+                             {Kind::kRename, "b", "d", 0, 0},
+                             {Kind::kReplace, "a", "d", 0, 0},
+                             {Kind::kErase, "", "", 0, 0},
+                             {Kind::kWrite, "a", "", 1, 2},
+                             {Kind::kRevert, "a@g", "", 0, 0},
+                             {Kind::kRemove, "c", "", 0, 0},
+                             {Kind::kWrite, "a", "", 0, 3},
+                             {Kind::kReopen, "", "", 0, 0},
+                             {Kind::kSweep, "", "", 0, 0},
+                             {Kind::kDiscard, "a", "", 2, 2},
+                             {Kind::kFlush, "a", "", 0, 0},
+                             {Kind::kRemove, "a@s", "", 0, 0},
+                             {Kind::kErase, "", "", 0, 0}};
+  ops.insert(ops.end(), more.begin(), more.end());
+  return ops;
 }
 
 const std::vector<Op>& alphabet() {

@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "blockstore/base/units.h"
+
 namespace voltree::crash {
 
 struct Op {
@@ -34,13 +36,23 @@ struct Op {
   std::string b;
   std::uint64_t block = 0;
   std::uint64_t blocks = 1;
+  std::uint64_t unit_bytes = kBlockBytes;  // of `block` and `blocks`
+
+  std::uint64_t offset_bytes() const { return block * unit_bytes; }
+  std::uint64_t length_bytes() const { return blocks * unit_bytes; }
+  bool writes() const {
+    return kind == Kind::kWrite || kind == Kind::kWriteFua || kind == Kind::kDiscard;
+  }
 };
 
 std::string to_text(const Op& op);
+std::string to_text(const std::vector<Op>& ops);
 
 // What every sequence begins with: a volume with flushed blocks, a snapshot of it, and writes
 // since.
 std::vector<Op> prologue();
+// Every kind of operation, on a few blocks: what faults are tried on.
+std::vector<Op> standard_workload();
 // The operations that sequences are made of, each of which can follow any other: one that has
 // nothing to work on is refused by the store, and changes nothing.
 const std::vector<Op>& alphabet();

@@ -90,10 +90,8 @@ after_the_power_failed() { # after_the_power_failed TYPE SUM
     sleep 0.1
   done
   mount -o loop "$work/disk.copy" "$host"
-  boots=$(python3 -c 'import sqlite3, sys
-with sqlite3.connect(sys.argv[1]) as catalog:
-    print(catalog.execute("update setting set value = ? where key = ?", ("another", "boot_id")).rowcount)' \
-    "$VOLTREE_STORE/catalog.db")
+  boots=$("$(dirname "$0")/change_catalog" "$VOLTREE_STORE/catalog.db" \
+    'update setting set value = ? where key = ?' another boot_id)
   is "$1: the catalog has one boot" 1 "$boots"
   start_daemon --allow-other
   is "$1: after the power failed" "$2" "$(exported_sum last $file_bytes)"

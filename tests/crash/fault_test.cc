@@ -1,0 +1,92 @@
+// The short form of `tools/crash faults`: a fault at calls of the standard workload, and crashes
+// within an init.
+#include <gtest/gtest.h>
+
+#include "tests/crash/fault_run.h"
+#include "tests/crash/machine.h"
+
+namespace voltree::crash {
+namespace {
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr std::uint64_t kShare = 8;
+#else
+constexpr std::uint64_t kShare = 1;
+#endif
+
+class Fault : public ::testing::TestWithParam<FaultKind> {};
+
+TEST_P(Fault, AtCallsOfTheStandardWorkload) {
+  const std::vector<Op> ops = standard_workload();
+  const std::vector<std::uint64_t> calls = calls_for(ops, 1, GetParam());
+  ASSERT_GT(calls.size(), 50u);
+  // All syncs that lose something; of the others some, each kind its own.
+  const std::uint64_t step = GetParam() == FaultKind::kLostSync ? 1 : calls.size() / 60 + 1;
+  FaultCounts counts;
+  for (std::size_t i = static_cast<std::size_t>(GetParam()) % step;
+       i < calls.size() && !HasFailure(); i += step * kShare) {
+    const auto failure = run_with_fault(ops, 1, GetParam(), calls[i], 1, counts);
+    EXPECT_FALSE(failure) << failure->what;
+  }
+  EXPECT_GT(counts.runs, 25 / kShare);
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds, Fault,
+                         ::testing::Values(FaultKind::kIoErrorOnce, FaultKind::kIoErrorOn,
+                                           FaultKind::kNoSpaceOnce, FaultKind::kNoSpaceOn,
+                                           FaultKind::kHostFull, FaultKind::kTorn,
+                                           FaultKind::kShort, FaultKind::kInterrupted,
+                                           FaultKind::kLostSync));
+
+// An init that the power cuts off at any event leaves a store, or a folder that the next init
+// takes.
+TEST(Init, CanBeDoneAgainWhereverItWasCutOff) {
+  SimLog log;
+  {
+    SimWorld world;
+    world.record(&log);
+    Machine machine(world, 1);
+    ASSERT_TRUE(machine.create().ok());
+  }
+  std::mt19937_64 random(1);
+  SimDisk disk(log);
+  std::uint64_t stores = 0;
+  for (std::size_t event = 0; event <= log.size(); ++event) {
+    disk.advance(event);
+    for (int sample = 0; sample < 6; ++sample) {
+      std::vector<SimDisk::Choice> chosen;
+      for (const std::size_t index : disk.pending()) {
+        // All, none, and what chance brings.
+        if (sample == 0 || (sample > 1 && random() % 2 == 0)) chosen.push_back({index});
+      }
+      Machine machine(disk.with(chosen).to_world({}, 2), random());
+      const Status made = machine.create();
+      if (made.code() == Code::kExists) {
+        ++stores;
+      } else {
+        ASSERT_TRUE(made.ok()) << "event " << event << ": " << made.message();
+      }
+      const Status started = machine.start();
+      ASSERT_TRUE(started.ok()) << "event " << event << ": " << started.message();
+      ASSERT_FALSE(machine.look({{StoreModel()}}, true));
+    }
+  }
+  EXPECT_GT(stores, 5u);
+}
+
+TEST(Init, LeavesLayersWithoutACatalogAlone) {
+  SimWorld world;
+  Machine machine(world, 1);
+  ASSERT_TRUE(machine.create().ok());
+  ASSERT_TRUE(machine.start().ok());
+  ASSERT_TRUE(machine.perform({Op::Kind::kCreate, "a", "", 0, 2}, 1).ok());
+  ASSERT_TRUE(machine.perform({Op::Kind::kWrite, "a", "", 0, 2}, 2).ok());
+  machine.kill();
+  ASSERT_TRUE(world.apply_name({SimNameMutation::Kind::kUnlink, "/store/catalog.db", {}}).ok());
+  const Status made = machine.create();
+  EXPECT_EQ(made.code(), Code::kExists);
+  EXPECT_NE(made.message().find("catalog.db"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace voltree::crash

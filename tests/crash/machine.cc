@@ -1,0 +1,265 @@
+#include "tests/crash/machine.h"
+
+#include <fmt/core.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cstring>
+
+namespace voltree::crash {
+namespace {
+
+using Kind = Op::Kind;
+
+std::string text(const Status& status) { return std::string(status.message()); }
+
+std::uint64_t word_at(std::span<const std::byte> bytes, std::size_t at) {
+  std::uint64_t word = 0;
+  std::memcpy(&word, bytes.data() + at, sizeof word);
+  return word;
+}
+
+// The tag of a sector, or nothing when its words are not those of one tag and place.
+std::optional<Tag> tag_of(std::span<const std::byte> sector, std::uint64_t number) {
+  const std::uint64_t first = word_at(sector, 0);
+  for (std::size_t i = sizeof first; i < kSectorBytes; i += sizeof first) {
+    if (word_at(sector, i) != first) return std::nullopt;
+  }
+  if (first == 0) return Tag{0};
+  if ((first & 0xffffffff) != number) return std::nullopt;
+  return first >> 32;
+}
+
+// The sectors of `bytes`, which are those of `model` from `first` on.
+std::optional<std::string> compare_bytes(const std::string& name, std::span<const std::byte> bytes,
+                                         const NodeModel& model, std::uint64_t first,
+                                         bool power_loss) {
+  for (std::uint64_t i = 0; i < bytes.size() / kSectorBytes; ++i) {
+    const auto sector = bytes.subspan(i * kSectorBytes, kSectorBytes);
+    const SectorTags& allowed = model.sectors[first + i];
+    const std::optional<Tag> tag = tag_of(sector, first + i);
+    if (!tag) {
+      return fmt::format("{}, sector {}: foreign bytes {:x}", name, first + i, word_at(sector, 0));
+    }
+    if (allowed.allows(*tag, power_loss)) continue;
+    return fmt::format("{}, sector {} holds write {}, expected {} (acknowledged {})", name,
+                       first + i, *tag, fmt::join(allowed.tags, " or "),
+                       allowed.tags[allowed.acknowledged]);
+  }
+  return std::nullopt;
+}
+
+bool may_be_damaged(const Expectation& expectation) {
+  const auto damaged = [](const SectorTags& sector) { return sector.may_be_damaged; };
+  for (const StoreModel& model : expectation.either) {
+    for (const auto& [name, node] : model) {
+      if (std::any_of(node.sectors.begin(), node.sectors.end(), damaged)) return true;
+    }
+  }
+  return false;
+}
+
+}  // namespace
+
+void Machine::boot() {
+  end();
+  runtime_ = std::make_unique<SimRuntime>(
+      world_, SimOptions{.seed = seed_ * 7919 + ++boots_, .executors = 1});
+}
+
+// The mark of a failure is written first.
+void Machine::end() {
+  if (runtime_ != nullptr) runtime_->run_until_idle();
+  world_.halt(true);
+  store_.reset();
+  runtime_.reset();
+  world_.halt(false);
+}
+
+void Machine::kill() { boot(); }
+
+Status Machine::create() { return Store::create(*runtime_, "/store", {}); }
+
+Status Machine::start() {
+  auto opened = wait(Store::open(*runtime_, "/store", {.background_work = false}));
+  if (!opened.ok()) return opened.status();
+  store_ = std::move(opened).value();
+  return {};
+}
+
+Status Machine::perform(const Op& op, Tag tag) {
+  if (op.kind == Kind::kReopen) {
+    const Status closed = wait(store_->close());
+    boot();
+    VT_RETURN_IF_ERROR(closed);
+    return start();
+  }
+  if (op.kind == Kind::kKill) {
+    boot();
+    return start();
+  }
+  return wait(act(op, tag));
+}
+
+Task<Status> Machine::act_on_volume(Op op, Tag tag) {
+  VT_CO_ASSIGN_OR_RETURN(const auto volume, co_await store_->open_device(op.a));
+  if (op.kind == Kind::kFlush) co_return co_await volume->flush();
+  WriteOptions options;
+  if (op.kind == Kind::kDiscard) {
+    co_return co_await volume->write_zeroes(op.offset_bytes(), op.length_bytes(), options);
+  }
+  std::vector<std::byte> data(op.length_bytes());
+  fill_sectors(data, tag, op.offset_bytes() / kSectorBytes);
+  options.fua = op.kind == Kind::kWriteFua;
+  co_return co_await volume->write(op.offset_bytes(), data, options);
+}
+
+Task<Status> Machine::act(Op op, Tag tag) {
+  const std::string volume = volume_of(op.a);
+  const std::string snapshot = op.a.substr(op.a.find('@') + 1);
+  switch (op.kind) {
+    case Kind::kCreate:
+      co_return co_await store_->create_volume(op.a, op.length_bytes(), std::nullopt);
+    case Kind::kWrite:
+    case Kind::kWriteFua:
+    case Kind::kDiscard:
+    case Kind::kFlush:
+      co_return co_await act_on_volume(op, tag);
+    case Kind::kSnapshot:
+      co_return co_await store_->snapshot(volume, snapshot);
+    case Kind::kSnapshotGroup: {
+      std::vector<std::string> group;
+      group.push_back(op.a);
+      group.push_back(op.b);
+      co_return co_await store_->snapshot_group(std::move(group));
+    }
+    case Kind::kClone:
+      co_return co_await store_->clone(op.a, op.b, 0);
+    case Kind::kRevert: {
+      const RevertOptions options;
+      co_return co_await store_->revert(volume, snapshot, options);
+    }
+    case Kind::kRemove: {
+      const DeleteOptions options;
+      const auto removed = co_await store_->remove(op.a, options);
+      co_return removed.status();
+    }
+    case Kind::kReplace:
+      co_return co_await store_->replace(op.a, op.b, std::nullopt);
+    case Kind::kResize:
+      co_return co_await store_->resize(op.a, op.length_bytes(), true);
+    case Kind::kRename:
+      co_return co_await store_->rename(op.a, op.b);
+    case Kind::kErase:
+      co_return co_await store_->wait_erased(0);
+    case Kind::kSettle:
+      co_return co_await store_->settle();
+    case Kind::kSweep:
+      co_return co_await store_->sweep();
+    case Kind::kReopen:
+    case Kind::kKill:
+      break;
+  }
+  co_return Status();
+}
+
+std::optional<std::string> Machine::look(const Expectation& expectation, bool power_loss) {
+  const auto report = wait(store_->check({.data = true, .progress = {}}));
+  if (!report.ok()) return "check: " + text(report.status());
+  // Which blocks are damaged is held to the model when they are read.
+  for (const CheckFinding& finding : report->findings) {
+    if (finding.damage && !may_be_damaged(expectation)) return "check: " + finding.what;
+  }
+  return compare(expectation, power_loss);
+}
+
+std::optional<std::string> Machine::compare(const Expectation& expectation, bool power_loss) {
+  std::string nearest;
+  for (const StoreModel& model : expectation.either) {
+    const std::optional<std::string> differs = compare_model(model, power_loss);
+    if (!differs) return std::nullopt;
+    nearest += (nearest.empty() ? "" : "; or else: ") + *differs;
+  }
+  return nearest;
+}
+
+std::optional<std::string> Machine::compare_model(const StoreModel& model, bool power_loss) {
+  const std::vector<NodeName> names = wait(store_->names());
+  if (names.size() != model.size()) {
+    return fmt::format("{} nodes, expected {}", names.size(), model.size());
+  }
+  for (const NodeName& name : names) {
+    const auto found = model.find(name.str());
+    if (found == model.end()) return name.str() + " should not be there";
+    if (auto differs = compare_node(name.str(), found->second, power_loss)) return differs;
+  }
+  return std::nullopt;
+}
+
+std::optional<std::string> Machine::compare_node(const std::string& name, const NodeModel& model,
+                                                 bool power_loss) {
+  const auto device = wait(store_->open_device(name));
+  if (!device.ok()) return name + ": " + text(device.status());
+  if ((*device)->size_bytes() != model.sectors.size() * kSectorBytes) {
+    return fmt::format("{} has {} bytes, expected {}", name, (*device)->size_bytes(),
+                       model.sectors.size() * kSectorBytes);
+  }
+  std::vector<std::byte> bytes((*device)->size_bytes());
+  const Status read = wait((*device)->read(0, bytes));
+  if (read.ok()) return compare_bytes(name, bytes, model, 0, power_loss);
+  if (read.code() != Code::kDamaged) return "reading " + name + ": " + text(read);
+  return compare_blocks(**device, name, model, power_loss);
+}
+
+// Some of them are damaged: those that may be?
+std::optional<std::string> Machine::compare_blocks(BlockDevice& device, const std::string& name,
+                                                   const NodeModel& model, bool power_loss) {
+  constexpr std::uint64_t kSectors = kBlockBytes / kSectorBytes;
+  for (std::uint64_t first = 0; first < model.sectors.size(); first += kSectors) {
+    const std::uint64_t count = std::min(kSectors, model.sectors.size() - first);
+    std::vector<std::byte> bytes(count * kSectorBytes);
+    const Status read = wait(device.read(first * kSectorBytes, bytes));
+    if (read.ok()) {
+      if (auto differs = compare_bytes(name, bytes, model, first, power_loss)) return differs;
+      continue;
+    }
+    bool allowed = read.code() == Code::kDamaged;
+    if (allowed) {
+      allowed = false;
+      for (std::uint64_t i = 0; i < count; ++i) allowed |= model.sectors[first + i].may_be_damaged;
+    }
+    if (!allowed) return fmt::format("reading {} at sector {}: {}", name, first, text(read));
+  }
+  return std::nullopt;
+}
+
+std::optional<std::string> Machine::use() {
+  for (const NodeName& name : wait(store_->names())) {
+    if (!name.snapshot.empty()) continue;
+    const auto volume = wait(store_->open_device(name.volume));
+    if (!volume.ok()) return "opening again: " + text(volume.status());
+    const std::uint64_t length = std::min((*volume)->size_bytes(), kBlockBytes);
+    const std::vector<std::byte> data(length, std::byte{0x77});
+    Status status = wait((*volume)->write(0, data, {.fua = true}));
+    std::vector<std::byte> back(length);
+    if (status.ok()) status = wait((*volume)->read(0, back));
+    if (!status.ok()) return "using " + name.volume + ": " + text(status);
+    if (back != data) return name.volume + " does not keep what is written to it";
+  }
+  for (const NodeName& name : wait(store_->names())) {
+    const auto removed = wait(store_->remove(name.str(), {}));
+    if (!removed.ok()) return "removing " + name.str() + ": " + text(removed.status());
+  }
+  const Status erased = wait(store_->wait_erased(0));
+  if (!erased.ok()) return "erasing: " + text(erased);
+  const auto pool = wait(store_->pool());
+  if (!pool.ok()) return "pool: " + text(pool.status());
+  if (pool->layers != 0 || pool->allocated_bytes != 0) {
+    return fmt::format("{} layers, {} bytes stay behind", pool->layers, pool->allocated_bytes);
+  }
+  const Status closed = wait(store_->close());
+  if (!closed.ok()) return "closing: " + text(closed);
+  return std::nullopt;
+}
+
+}  // namespace voltree::crash

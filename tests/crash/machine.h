@@ -1,0 +1,67 @@
+// A simulated machine with a store on it: does the operations of workloads, and holds what is there
+// to a model.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "blockstore/runtime/sim_runtime.h"
+#include "blockstore/store.h"
+#include "tests/crash/crash_model.h"
+
+namespace voltree::crash {
+
+class Machine {
+ public:
+  Machine(SimWorld& world, std::uint64_t seed) : world_(world), seed_(seed) { boot(); }
+  Machine(std::unique_ptr<SimWorld> world, std::uint64_t seed)
+      : owned_(std::move(world)), world_(*owned_), seed_(seed) {
+    boot();
+  }
+  Machine(const Machine&) = delete;
+  Machine& operator=(const Machine&) = delete;
+  ~Machine() { end(); }
+
+  SimWorld& world() { return world_; }
+  Store* store() { return store_.get(); }  // nullptr: none is open
+  template <typename T>
+  T wait(Task<T> task) {
+    return runtime_->sync_wait(std::move(task));
+  }
+
+  Status create();
+  Status start();
+  // The daemon is gone, and what it had begun to write down by itself is there. A start begins
+  // another one.
+  void kill();
+  Status perform(const Op& op, Tag tag);
+
+  // What is wrong, if anything is. The store is checked, and each sector of each node read.
+  std::optional<std::string> look(const Expectation& expectation, bool power_loss);
+  // Without the check.
+  std::optional<std::string> compare(const Expectation& expectation, bool power_loss);
+  // It is a store like any other: it takes writes, keeps them, and can be emptied.
+  std::optional<std::string> use();
+
+ private:
+  void boot();
+  void end();
+  Task<Status> act(Op op, Tag tag);
+  Task<Status> act_on_volume(Op op, Tag tag);
+  std::optional<std::string> compare_model(const StoreModel& model, bool power_loss);
+  std::optional<std::string> compare_node(const std::string& name, const NodeModel& model,
+                                          bool power_loss);
+  std::optional<std::string> compare_blocks(BlockDevice& device, const std::string& name,
+                                            const NodeModel& model, bool power_loss);
+
+  std::unique_ptr<SimWorld> owned_;
+  SimWorld& world_;
+  const std::uint64_t seed_;
+  std::uint64_t boots_ = 0;
+  std::unique_ptr<SimRuntime> runtime_;
+  std::unique_ptr<Store> store_;
+};
+
+}  // namespace voltree::crash
