@@ -100,6 +100,12 @@ struct CertificateRow {
   std::string json;
 };
 
+// Space of the host that is kept for a volume; not 0.
+struct VolumeReserveRow {
+  VolumeId volume = 0;
+  std::uint64_t reserve_bytes = 0;
+};
+
 // One limit of a volume's I/O (qos.h): its key there, and a value that is not 0.
 struct VolumeLimitRow {
   VolumeId volume = 0;
@@ -134,6 +140,7 @@ struct CatalogImage {
   std::vector<AttachmentRow> attachments;
   std::vector<VolumeLimitRow> volume_limits;
   std::vector<VolumeNoteRow> volume_notes;
+  std::vector<VolumeReserveRow> volume_reserves;
 };
 
 // What every store says of itself. Version and words: DESIGN section 3.
@@ -150,6 +157,8 @@ inline constexpr std::uint64_t kFeatureVolumeLimits = 1;
 inline constexpr std::uint64_t kFeatureVolumeNotes = 2;
 // The table erase_option is there; who does not know it overwrites all, at its own I/O priority.
 inline constexpr std::uint64_t kFeatureEraseOptions = 4;
+// The table volume_reserve is there; who does not know it promises nothing.
+inline constexpr std::uint64_t kFeatureVolumeReserves = 8;
 inline constexpr std::uint64_t kKnownReadOnlyCompatible = 0;
 // Incompatible. The catalog's pages carry checksums, which who does not know them would not keep.
 inline constexpr std::uint64_t kFeaturePageSums = 1;
@@ -212,6 +221,7 @@ class CatalogDb {
   // kFeatureVolumeLimits.
   Status put_volume_limits(VolumeId id, const std::vector<VolumeLimitRow>& rows);
   // The same for its notes, and kFeatureVolumeNotes.
+  Status put_volume_reserve(VolumeId id, std::uint64_t reserve_bytes);  // 0: none
   Status put_volume_notes(VolumeId id, const std::vector<VolumeNoteRow>& rows);
   Status put_node(const NodeRow& row);
   Status remove_node(NodeId id);

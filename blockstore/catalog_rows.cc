@@ -138,6 +138,13 @@ VolumeLimitRow read_volume_limit(RowReader& row) {
   return limit;
 }
 
+VolumeReserveRow read_volume_reserve(RowReader& row) {
+  VolumeReserveRow reserve;
+  reserve.volume = row.number("volume", 1);
+  reserve.reserve_bytes = row.number("reserve_bytes", 1);
+  return reserve;
+}
+
 VolumeNoteRow read_volume_note(RowReader& row) {
   VolumeNoteRow note;
   note.volume = row.number("volume", 1);
@@ -233,6 +240,12 @@ Result<CatalogImage> CatalogDb::load() {
         read_table(db, "SELECT volume, key, value FROM volume_limit ORDER BY volume, key",
                    "volume_limit", read_volume_limit, image.volume_limits));
   }
+  VT_ASSIGN_OR_RETURN(const bool reserves, has_table(db, "volume_reserve"));
+  if (reserves) {
+    VT_RETURN_IF_ERROR(
+        read_table(db, "SELECT volume, reserve_bytes FROM volume_reserve ORDER BY volume",
+                   "volume_reserve", read_volume_reserve, image.volume_reserves));
+  }
   VT_ASSIGN_OR_RETURN(const bool notes, has_table(db, "volume_note"));
   if (notes) {
     VT_RETURN_IF_ERROR(read_table(db,
@@ -274,6 +287,17 @@ Status CatalogDb::put_volume_limits(VolumeId id, const std::vector<VolumeLimitRo
     VT_RETURN_IF_ERROR(query.bind(id).bind_text(row.key).bind(row.value).run());
   }
   return {};
+}
+
+Status CatalogDb::put_volume_reserve(VolumeId id, std::uint64_t reserve_bytes) {
+  Connection& db = *impl_->connection;
+  VT_ASSIGN_OR_RETURN(const bool there, has_table(db, "volume_reserve"));
+  if (!there && reserve_bytes == 0) return {};
+  if (!there) VT_RETURN_IF_ERROR(db.execute(kVolumeReserveSchema));
+  VT_RETURN_IF_ERROR(remove_by_id(db, "DELETE FROM volume_reserve WHERE volume = ?1", id));
+  if (reserve_bytes == 0) return {};
+  Query query(db, "INSERT INTO volume_reserve (volume, reserve_bytes) VALUES (?1, ?2)");
+  return query.bind(id).bind(reserve_bytes).run();
 }
 
 Status CatalogDb::put_volume_notes(VolumeId id, const std::vector<VolumeNoteRow>& rows) {

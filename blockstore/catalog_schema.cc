@@ -138,6 +138,15 @@ CREATE TABLE volume_note (
 UPDATE format SET compatible = compatible | 2;
 )sql";
 
+const char* const kVolumeReserveSchema = R"sql(
+CREATE TABLE volume_reserve (
+  volume        INTEGER PRIMARY KEY REFERENCES volume (id) ON DELETE CASCADE
+                DEFERRABLE INITIALLY DEFERRED,
+  reserve_bytes INTEGER NOT NULL CHECK (reserve_bytes > 0)
+) STRICT;
+UPDATE format SET compatible = compatible | 8;
+)sql";
+
 const char* const kEraseOptionSchema = R"sql(
 CREATE TABLE erase_option (
   request     INTEGER PRIMARY KEY REFERENCES erase_request (id) ON DELETE CASCADE

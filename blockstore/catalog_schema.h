@@ -14,6 +14,8 @@ extern const char* const kCatalogSchema;
 extern const char* const kVolumeLimitSchema;
 // Adds volume_note, when a store gets its first note.
 extern const char* const kVolumeNoteSchema;
+// Adds volume_reserve, with the first one.
+extern const char* const kVolumeReserveSchema;
 // Adds erase_option, with the first request that has some.
 extern const char* const kEraseOptionSchema;
 

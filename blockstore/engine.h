@@ -12,6 +12,7 @@
 #include "blockstore/catalog.h"
 #include "blockstore/inflight.h"
 #include "blockstore/layer.h"
+#include "blockstore/pool_guard.h"
 #include "blockstore/runtime/io.h"
 #include "blockstore/runtime/sync.h"
 #include "blockstore/sync_watch.h"
@@ -42,6 +43,10 @@ class Engine {
   // Entered by whatever sleeps on behalf of a volume; shared, because a sleeper may be the last.
   const std::shared_ptr<Gate>& timers() { return timers_; }
   EngineCounters& counters() { return counters_; }
+  PoolGuard& guard() { return guard_; }
+  // Looks at the host for guard().
+  void on_guard_asks(std::function<Task<Status>()> look) { look_at_host_ = std::move(look); }
+  Task<Status> look_at_host() { return look_at_host_(); }
 
   // I10: from the first failed fsync or commit on, nothing is written any more.
   bool read_only() const {
@@ -90,6 +95,8 @@ class Engine {
   Gate read_gate_;
   const std::shared_ptr<Gate> timers_ = std::make_shared<Gate>();
   EngineCounters counters_;
+  PoolGuard guard_;
+  std::function<Task<Status>()> look_at_host_;
   std::atomic<bool> failed_{false};
   mutable std::mutex failure_mutex_;
   Status failure_;

@@ -6,7 +6,8 @@
 //    in-flight table which blocks an interrupted in-place write may have left with an old sum.
 //  After a failed sync the page cache may have given up what it could not write. The mark that the
 //  failure left makes us doubt it: nothing goes because a sum is missing, and a block comes only if
-//  it matches its sum.
+//  it matches its sum. So it is when the host's file system was mounted anew meanwhile: after its
+//  forced shutdown the page cache is gone, though the boot is the same.
 //  - The power failed. Presence comes from the catalog alone (I1): sums of blocks that it does not
 //  name are cleared,
 //    and in dirty regions, where sums may lag behind data, they are stamped anew and counted.

@@ -126,6 +126,7 @@ Task<Status> StoreCore::open(StoreOpenOptions options) {
     VT_ASSIGN_OR_RETURN(const bool needs_check,
                         runtime.fs().exists(Engine::needs_check_path(directory)));
     VT_ASSIGN_OR_RETURN(auto table, InflightTable::open(runtime.fs(), directory + "/run/inflight"));
+    mount_id = info.mount_id;
     doubted = needs_check || table->failed();
     if (doubted) {
       warning =
@@ -164,6 +165,8 @@ Task<Status> StoreCore::load() {
   struct Loaded {
     CatalogImage image;
     std::map<std::string, std::string> settings;
+    GuardSettings guard;
+    std::optional<std::string> mount_id;  // not there in stores of older versions
     std::vector<NodeId> saved;
   };
   VT_CO_ASSIGN_OR_RETURN(
@@ -175,6 +178,8 @@ Task<Status> StoreCore::load() {
           if (!value) return error(Code::kDamaged, "the catalog lacks the setting {}", key);
           all.settings[key] = std::move(*value);
         }
+        VT_ASSIGN_OR_RETURN(all.mount_id, db.setting("mount_id"));
+        VT_ASSIGN_OR_RETURN(all.guard, read_guard_settings(db));
         VT_ASSIGN_OR_RETURN(all.saved, db.saved_map_nodes());
         return all;
       }));
@@ -212,18 +217,26 @@ Task<Status> StoreCore::load() {
   for (VolumeNoteRow& row : loaded.image.volume_notes) {
     notes[row.volume][row.key] = std::move(row.text);
   }
+  guard_settings = loaded.guard;
+  for (const VolumeReserveRow& row : loaded.image.volume_reserves) {
+    reserves[row.volume] = row.reserve_bytes;
+  }
   saved_maps.insert(loaded.saved.begin(), loaded.saved.end());
   index_names();
   eraser.load(std::move(loaded.image.erase_requests), loaded.image.erase_items);
   const std::string boot_id = engine.runtime().boot_id();
   if (loaded.settings["clean"] != "1") {
+    doubted = doubted || loaded.mount_id != mount_id;
     VT_CO_RETURN_IF_ERROR(co_await recover(loaded.settings["boot_id"] == boot_id));
   }
   engine.inflight().clear();
+  engine.on_guard_asks([this] { return look_at_host(); });
+  VT_CO_RETURN_IF_ERROR(co_await look_at_host());
   co_await engine.refill_reserve();
   if (engine.read_only()) co_return Status();  // it can be read
-  co_return co_await engine.commit_freeing([&boot_id](CatalogDb& db) -> Status {
+  co_return co_await engine.commit_freeing([this, &boot_id](CatalogDb& db) -> Status {
     VT_RETURN_IF_ERROR(db.put_setting("boot_id", boot_id));
+    VT_RETURN_IF_ERROR(db.put_setting("mount_id", mount_id));
     return db.put_setting("clean", "0");
   });
 }
@@ -262,6 +275,7 @@ Task<void> StoreCore::background_loop() {
     (void)co_await settle_all();
     (void)co_await close_idle_devices(false);
     co_await engine.refill_reserve();
+    (void)co_await look_at_host();
     const std::uint64_t blocks = engine.counters().redirected_blocks.load();
     if (blocks != swept_blocks || generation.load() != swept_generation) {
       swept_blocks = blocks;

@@ -18,6 +18,7 @@
 #include "blockstore/base/units.h"
 #include "blockstore/block_device.h"
 #include "blockstore/catalog.h"
+#include "blockstore/pool_guard.h"
 #include "blockstore/qos.h"
 #include "blockstore/runtime/io.h"
 #include "blockstore/runtime/task.h"
@@ -53,6 +54,7 @@ struct NodeInfo {
   std::vector<std::string>
       children;  // names of named descendants directly below (through junctions)
   std::map<std::string, std::string> notes;  // of a volume: set_notes
+  std::uint64_t reserve_bytes = 0;           // of a volume: set_reserve
 };
 
 // What a volume's I/O is held to.
@@ -110,6 +112,13 @@ struct EraseStatus {
   std::uint64_t left_items = 0;
 };
 
+// What the pool guard does just now.
+struct GuardInfo {
+  GuardSettings settings;
+  GuardState state = GuardState::kRoom;
+  std::uint64_t promised_bytes = 0;  // reserves of volumes that they have not used
+};
+
 struct PoolInfo {
   std::string directory;
   std::string uuid;
@@ -122,6 +131,7 @@ struct PoolInfo {
   std::uint64_t erase_left_bytes = 0;
   ErasePolicy erase_policy = ErasePolicy::kZero;
   std::uint64_t erase_rate_bytes = 0;
+  GuardInfo guard;
   bool read_only = false;  // went read-only (I10)
   std::string warning;     // a copy-on-write host, needs_check: empty when there is nothing to say
 };
@@ -259,6 +269,13 @@ class Store {
   Task<Status> wait_erased(std::uint64_t request);  // 0: everything queued now
   Task<Result<std::vector<std::string>>> certificates(std::uint64_t after_id,
                                                       std::size_t limit);  // JSON texts
+  // From now on, and when the store is opened again. Less free space than a level is no reason to
+  // refuse it.
+  Task<Status> set_guard(GuardSettings settings);
+  // The host keeps so much for the volume: what its own layers hold counts as used, so that a
+  // snapshot begins anew. Others get kNoSpace before they take of it. kNoSpace when the host has
+  // not so much left; kInvalid for more than the volume's size; 0: none any more.
+  Task<Status> set_reserve(std::string volume, std::uint64_t reserve_bytes);
   Task<Status> set_erase(std::optional<ErasePolicy> policy,
                          std::optional<std::uint64_t> rate_bytes);
 

@@ -415,6 +415,10 @@ Task<Result<ExtentMap>> StoreCore::build_map(NodeId node) {
 
 std::shared_ptr<Volume> StoreCore::open_volume(NodeId node) const {
   const std::lock_guard guard(state_mutex);
+  return open_volume_locked(node);
+}
+
+std::shared_ptr<Volume> StoreCore::open_volume_locked(NodeId node) const {
   const auto found = devices.find(node);
   return found == devices.end() ? nullptr : found->second;
 }
@@ -466,6 +470,7 @@ Task<Result<std::shared_ptr<Volume>>> StoreCore::open_node(NodeId node) {
   const std::lock_guard guard(state_mutex);
   devices[node] = volume;
   if (limits_lifted) volume->set_qos({});
+  volume->set_promise_left(promise_left(row.volume));
   co_return volume;
 }
 

@@ -86,7 +86,8 @@ class StoreCore {
   void publish(Lineage next, const std::function<void()>& update_names);
   Task<Result<ExtentMap>> build_map(NodeId node);
   Task<Result<std::shared_ptr<Volume>>> open_node(NodeId node);
-  std::shared_ptr<Volume> open_volume(NodeId node) const;  // nullptr when it is not open
+  std::shared_ptr<Volume> open_volume(NodeId node) const;         // nullptr when it is not open
+  std::shared_ptr<Volume> open_volume_locked(NodeId node) const;  // the same, under state_mutex
   void cache_map(NodeId node, ExtentMap map);
 
   // Seals each head's layers under a new node (a snapshot or junction; parent and size filled in
@@ -118,6 +119,14 @@ class StoreCore {
   // --- Whole-store work.
   Task<Status> open(StoreOpenOptions options);
   Task<Status> load();
+  // The pool guard (store_guard.cc).
+  Task<Status> look_at_host();
+  Task<Status> check_provision(std::uint64_t more_bytes);
+  GuardState guard_state() const;
+  std::uint64_t promise_left(VolumeId volume);
+  void put_reserve(VolumeId volume, std::uint64_t reserve_bytes);
+  // The head of `volume`, a name that must not be a snapshot's. Under state_mutex.
+  Result<NodeRow> find_head(const std::string& volume) const;
   Status load_limits(const std::vector<VolumeLimitRow>& rows);
   Task<Status> recover(bool same_boot);
   Task<Status> settle_all();
@@ -156,7 +165,14 @@ class StoreCore {
   std::uint64_t file_size_max_bytes = 0;
   std::atomic<std::uint64_t> erase_rate_bytes{0};
   bool closed = false;
-  bool doubted = false;  // an earlier daemon met a failure, and the store was not checked since
+  // What the page cache holds may not be what was last written: an earlier daemon met a failure,
+  // and the store was not checked since, or the host's file system was mounted anew.
+  bool doubted = false;
+  // Under state_mutex; host_* are what the last look found.
+  GuardSettings guard_settings;
+  std::map<VolumeId, std::uint64_t> reserves;  // in bytes
+  std::uint64_t host_total_bytes = 0, host_free_bytes = 0, host_promised_bytes = 0;
+  std::string mount_id;  // of the host's file system
 
   // Background coroutines end when `stopping` is set and they are woken.
   std::atomic<bool> stopping{false};
@@ -186,5 +202,8 @@ Status write_again(FileSystem& fs, const std::string& path, std::uint64_t offset
 
 // Layer files that neither a layer row nor the erase queue names. Blocking.
 Result<std::vector<LayerId>> stray_layers(StoreCore& core);
+
+// Those that the catalog has; kDamaged for what is no number. (store_guard.cc)
+Result<GuardSettings> read_guard_settings(CatalogDb& db);
 
 }  // namespace voltree

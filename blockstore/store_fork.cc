@@ -250,6 +250,7 @@ Task<Status> Store::create_volume(std::string name, std::uint64_t size_bytes,
     const std::lock_guard lock(core.state_mutex);
     VT_CO_RETURN_IF_ERROR(core.check_free_name(name));
   }
+  VT_CO_RETURN_IF_ERROR(co_await core.check_provision(size_bytes));
   VT_CO_ASSIGN_OR_RETURN(NewVolume rows,
                          co_await make_rows(core, std::move(name), size_bytes, erase_policy));
   StoreCore::Change change;
@@ -285,6 +286,7 @@ Task<Status> Store::clone(std::string source, std::string new_volume, std::uint6
     co_return error(Code::kInvalid, "a clone of {} can not be smaller than it ({} bytes)",
                     quoted(source), from.size_bytes);
   }
+  VT_CO_RETURN_IF_ERROR(co_await core.check_provision(size_bytes));
   VT_CO_ASSIGN_OR_RETURN(NewVolume rows, co_await make_rows(core, new_volume, size_bytes, policy));
   auto update_names = [&core, &rows] { core.volumes[rows.volume.id] = rows.volume; };
   if (from.kind == NodeKind::kSnapshot || untouched) {

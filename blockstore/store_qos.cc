@@ -22,16 +22,11 @@ Status StoreCore::load_limits(const std::vector<VolumeLimitRow>& rows) {
   return {};
 }
 
-namespace {
-
-// The head of `volume`, a name that must not be a snapshot's. Under state_mutex.
-Result<NodeRow> find_head(const StoreCore& core, const std::string& volume) {
+Result<NodeRow> StoreCore::find_head(const std::string& volume) const {
   VT_RETURN_IF_ERROR(check_name(volume));
-  VT_ASSIGN_OR_RETURN(const NodeId id, core.resolve(NodeName{volume, ""}));
-  return core.lineage.find(id)->row;
+  VT_ASSIGN_OR_RETURN(const NodeId id, resolve(NodeName{volume, ""}));
+  return lineage.find(id)->row;
 }
-
-}  // namespace
 
 Task<Status> Store::set_qos(std::string volume, QosLimits limits) {
   StoreCore& core = *core_;
@@ -41,7 +36,7 @@ Task<Status> Store::set_qos(std::string volume, QosLimits limits) {
   NodeRow head;
   {
     const std::lock_guard lock(core.state_mutex);
-    VT_CO_ASSIGN_OR_RETURN(head, find_head(core, volume));
+    VT_CO_ASSIGN_OR_RETURN(head, core.find_head(volume));
   }
   std::vector<VolumeLimitRow> rows;
   for (const auto& [key, value] : limits.entries()) rows.push_back({head.volume, key, value});
@@ -69,7 +64,7 @@ Task<Result<QosInfo>> Store::qos(std::string volume) {
   const StoreCore& core = *core_;
   QosInfo info;
   const std::lock_guard lock(core.state_mutex);
-  VT_CO_ASSIGN_OR_RETURN(const NodeRow head, find_head(core, volume));
+  VT_CO_ASSIGN_OR_RETURN(const NodeRow head, core.find_head(volume));
   info.limits = core.limits_of(head);
   info.effective = resolve_qos(info.limits, head.size_bytes);
   if (const auto open = core.devices.find(head.id); open != core.devices.end()) {
@@ -89,7 +84,7 @@ Task<Status> Store::set_notes(std::string volume, std::map<std::string, std::str
   NodeRow head;
   {
     const std::lock_guard lock(core.state_mutex);
-    VT_CO_ASSIGN_OR_RETURN(head, find_head(core, volume));
+    VT_CO_ASSIGN_OR_RETURN(head, core.find_head(volume));
   }
   if (notes.size() > kNotesMax) {
     co_return error(Code::kInvalid, "a volume may have {} notes, not {}", kNotesMax, notes.size());

@@ -43,6 +43,10 @@ NodeInfo StoreCore::info_of(NodeId id, std::uint32_t depth) const {
     info.connections = claimed->second;
   }
   info.limits = limits_of(node.row);
+  const auto reserve = reserves.find(node.row.volume);
+  if (node.row.kind == NodeKind::kHead && reserve != reserves.end()) {
+    info.reserve_bytes = reserve->second;
+  }
   const auto noted = notes.find(node.row.volume);
   if (node.row.kind == NodeKind::kHead && noted != notes.end()) info.notes = noted->second;
   std::vector<NodeId> below(node.children);
@@ -179,6 +183,7 @@ const std::string& Store::uuid() const { return core_->uuid; }
 
 Task<Result<PoolInfo>> Store::pool() {
   StoreCore& core = *core_;
+  VT_CO_RETURN_IF_ERROR(co_await core.look_at_host());
   PoolInfo pool;
   std::vector<LayerId> layers;
   {
@@ -188,6 +193,12 @@ Task<Result<PoolInfo>> Store::pool() {
     pool.erase_policy = core.erase_policy;
     pool.erase_rate_bytes = core.erase_rate_bytes.load();
     pool.warning = core.warning;
+    pool.guard = {core.guard_settings, core.guard_state(), core.host_promised_bytes};
+    if (pool.guard.state != GuardState::kRoom && pool.warning.empty()) {
+      pool.warning = fmt::format(
+          "the host has {} free{}", format_size(core.host_free_bytes),
+          pool.guard.state == GuardState::kStop ? ", the pool guard gives out nothing more" : "");
+    }
     for (const auto& entry : core.lineage.nodes()) {
       const NodeRow& row = entry.second.row;
       if (row.kind == NodeKind::kHead) {

@@ -98,6 +98,7 @@ Task<Result<std::uint64_t>> StoreCore::remove_nodes(std::vector<NodeId> nodes, s
       if (row.head != kNoNode) continue;
       VT_RETURN_IF_ERROR(db.put_volume_limits(row.id, {}));
       VT_RETURN_IF_ERROR(db.put_volume_notes(row.id, {}));
+      VT_RETURN_IF_ERROR(db.put_volume_reserve(row.id, 0));
     }
     return {};
   };
@@ -111,11 +112,13 @@ Task<Result<std::uint64_t>> StoreCore::remove_nodes(std::vector<NodeId> nodes, s
       if (row.head != kNoNode) continue;
       limits.erase(row.id);
       notes.erase(row.id);
+      reserves.erase(row.id);
     }
     for (const VolumeId id : finished) {
       volumes.erase(id);
       limits.erase(id);
       notes.erase(id);
+      reserves.erase(id);
     }
     for (const NodeId id : nodes) devices.erase(id);  // a junction is no device either
   };
@@ -232,7 +235,10 @@ Task<Status> Store::resize(std::string name, std::uint64_t size_bytes, bool shri
     if (size_bytes < row.size_bytes) VT_CO_RETURN_IF_ERROR(core.check_unused(id));
   }
   if (size_bytes == row.size_bytes) co_return Status();
-  if (size_bytes > row.size_bytes) co_return co_await core.grow(row.id, size_bytes);
+  if (size_bytes > row.size_bytes) {
+    VT_CO_RETURN_IF_ERROR(co_await core.check_provision(size_bytes - row.size_bytes));
+    co_return co_await core.grow(row.id, size_bytes);
+  }
   if (!shrink) {
     co_return error(Code::kInvalid,
                     "{} is {} bytes; making it smaller loses what lies beyond: ask for it with "

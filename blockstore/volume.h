@@ -118,6 +118,10 @@ class Volume final : public BlockDevice {
   // They wait before they take a lock, so that nothing but they waits.
   void set_qos(const QosLimits& limits);
   const Throttle& throttle() const { return throttle_; }
+  // Of the space that the pool guard keeps for volumes, what is this one's. Thread-safe.
+  void set_promise_left(std::uint64_t bytes) {
+    promise_left_bytes_.store(bytes, std::memory_order_relaxed);
+  }
   // Where new blocks go; nullptr before the first.
   std::shared_ptr<Layer> active_layer() const;
   // No new blocks go to the active layer any more (shrink, or it can not grow).
@@ -148,7 +152,15 @@ class Volume final : public BlockDevice {
     std::uint64_t epoch = 0;
     Gate::Token token;
   };
-  enum class Need : std::uint8_t { kNothing, kAlive, kRoom, kActiveLayer, kUnsettled, kDirtyMark };
+  enum class Need : std::uint8_t {
+    kNothing,
+    kAlive,
+    kRoom,
+    kActiveLayer,
+    kUnsettled,
+    kDirtyMark,
+    kSpace
+  };
   struct Wanted {
     Need need = Need::kNothing;
     std::shared_ptr<Layer> layer;
@@ -181,6 +193,7 @@ class Volume final : public BlockDevice {
   std::atomic<std::uint64_t> size_bytes_;
   std::atomic<bool> dead_{false};
   Throttle throttle_;
+  std::atomic<std::uint64_t> promise_left_bytes_{0};
 
   RangeLock range_lock_;
   Gate write_gate_;

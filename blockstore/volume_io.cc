@@ -132,6 +132,7 @@ Volume::Wanted Volume::plan_write(BlockRange range, bool zeroes, WritePlan& plan
   plan.segments.clear();
   plan.in_place = false;
   Wanted wanted;
+  std::uint64_t new_blocks = 0;
   if (dead()) return {Need::kAlive, nullptr, {}};
   if (range.end() > blocks_of_bytes(size_bytes())) return {Need::kRoom, nullptr, {}};
   map_.for_each(range.first, range.count, [&](const Extent& extent) {
@@ -142,6 +143,7 @@ Volume::Wanted Volume::plan_write(BlockRange range, bool zeroes, WritePlan& plan
     }
     if (zeroes && segment.layer == nullptr) return true;  // zero already
     if (!segment.own) segment.layer = active_;            // redirect
+    if (!segment.own && !zeroes) new_blocks += segment.range.count;
     if (segment.layer == nullptr) {
       wanted.need = Need::kActiveLayer;
       return false;
@@ -159,6 +161,11 @@ Volume::Wanted Volume::plan_write(BlockRange range, bool zeroes, WritePlan& plan
     return true;
   });
   if (wanted.need != Need::kNothing) return wanted;
+  if (new_blocks != 0 &&
+      !engine_.guard().take(new_blocks * kBlockBytes,
+                            promise_left_bytes_.load(std::memory_order_relaxed))) {
+    return {Need::kSpace, nullptr, {}};
+  }
   plan.has_parent = has_parent_;
   plan.oldest_owned = owned_.empty() ? nullptr : owned_.front().get();
   plan.epoch = epoch_;
@@ -169,6 +176,7 @@ Volume::Wanted Volume::plan_write(BlockRange range, bool zeroes, WritePlan& plan
 // Plans until everything that the plan rests on is there; the steps in between are rare and go to
 // the catalog.
 Task<Status> Volume::make_plan(BlockRange range, bool zeroes, WritePlan& plan) {
+  bool looked = false;
   for (;;) {
     VT_CO_RETURN_IF_ERROR(check_alive(true));
     Wanted wanted = plan_write(range, zeroes, plan);
@@ -188,6 +196,11 @@ Task<Status> Volume::make_plan(BlockRange range, bool zeroes, WritePlan& plan) {
       case Need::kDirtyMark:
         VT_CO_RETURN_IF_ERROR(
             co_await engine_.mark_dirty(*wanted.layer, std::move(wanted.regions)));
+        break;
+      case Need::kSpace:
+        if (looked) co_return error(Code::kNoSpace, "the pool guard keeps what the host has left");
+        looked = true;
+        VT_CO_RETURN_IF_ERROR(co_await engine_.look_at_host());
         break;
     }
   }

@@ -155,6 +155,7 @@ class StoreDriver final : public VolumeDriver {
   Answer<std::string> device_of(const std::string& node, bool read_only);
   Answer<Json> connect(const std::string& node, bool read_only);
   DriverStatus disconnect(const std::string& node);
+  DriverStatus forget_export(const std::string& snapshot);
   Answer<Json> find_existing(const ExistingReference& reference, bool snapshot,
                              const std::string& volume_name);
   struct ExistingFile;

@@ -77,6 +77,19 @@ DriverStatus StoreDriver::disconnect(const std::string& node) {
   return {Exception::kVolumeBackendAPIException, std::string(gone.message())};
 }
 
+// Unlike a volume's, a snapshot's connection is forgotten by Cinder when its service dies: nobody
+// would ever end it. A file that was given out is no more than a note.
+DriverStatus StoreDriver::forget_export(const std::string& snapshot) {
+  const Result<Json> list = client_.call("device.list", Json::object());
+  if (!list.ok()) return DriverStatus::of(list.status());
+  for (const Json& attachment : (*list)["attachments"]) {
+    if (attachment["name"] == snapshot && attachment["target"] == "file") {
+      return disconnect(snapshot);
+    }
+  }
+  return {};
+}
+
 Answer<Json> StoreDriver::ensure_export(const DriverVolume& volume) {
   VT_DRIVER_RETURN_IF_ERROR(connect(volume.name, false).status());
   return Json(nullptr);

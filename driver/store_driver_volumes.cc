@@ -196,6 +196,7 @@ Answer<Json> StoreDriver::create_snapshot(const DriverSnapshot& snapshot) {
 }
 
 DriverStatus StoreDriver::delete_snapshot(const DriverSnapshot& snapshot) {
+  VT_DRIVER_RETURN_IF_ERROR(forget_export(node_of(snapshot)));
   return remove(node_of(snapshot), Exception::kSnapshotIsBusy);
 }
 

@@ -97,6 +97,23 @@ class ThreadIoPriority {
   long before_ = 0;
 };
 
+// statx(2).
+Result<std::string> mount_id_of(const std::string& path) {
+  constexpr unsigned kUniqueMountId = 0x4000;  // STATX_MNT_ID_UNIQUE, from Linux 6.8 on
+  struct statx info {};
+  if (::statx(AT_FDCWD, path.c_str(), 0, kUniqueMountId | STATX_MNT_ID, &info) != 0) {
+    return Status::from_errno(errno, path);
+  }
+  const bool unique = (info.stx_mask & kUniqueMountId) != 0;
+  return fmt::format("{}{}", unique ? "" : "reused-", info.stx_mnt_id);
+}
+
+FsSpace space_of(const struct statfs& fs) {
+  const auto block_bytes = static_cast<std::uint64_t>(fs.f_bsize);
+  return {static_cast<std::uint64_t>(fs.f_blocks) * block_bytes,
+          static_cast<std::uint64_t>(fs.f_bavail) * block_bytes};
+}
+
 }  // namespace
 
 Status check_file_range(std::uint64_t offset_bytes, std::uint64_t length_bytes,
@@ -360,14 +377,23 @@ Result<FsInfo> HostFileSystem::info(const std::string& path) {
     info.type = kind.name;
     info.copy_on_write = kind.copy_on_write;
   }
-  const auto block_bytes = static_cast<std::uint64_t>(fs.f_bsize);
-  info.total_bytes = static_cast<std::uint64_t>(fs.f_blocks) * block_bytes;
-  info.free_bytes = static_cast<std::uint64_t>(fs.f_bavail) * block_bytes;
+  const FsSpace space = space_of(fs);
+  info.total_bytes = space.total_bytes;
+  info.free_bytes = space.free_bytes;
   // ext4 counts the blocks of a file in 32 bits; the others reach the largest off_t.
   constexpr std::uint64_t kExtBlocksMax = (std::uint64_t{1} << 32) - 1;
-  info.file_size_max_bytes = magic == kExtMagic ? kExtBlocksMax * block_bytes : kNoFileLimit;
+  info.file_size_max_bytes = magic == kExtMagic ? kExtBlocksMax * fs.f_bsize : kNoFileLimit;
   info.sparse_files = try_sparse(path);
+  VT_ASSIGN_OR_RETURN(info.mount_id, mount_id_of(path));
   return info;
+}
+
+Result<FsSpace> HostFileSystem::space(const std::string& path) {
+  struct statfs fs {};
+  if (retry_eintr([&] { return ::statfs(path.c_str(), &fs); }) != 0) {
+    return Status::from_errno(errno, path);
+  }
+  return space_of(fs);
 }
 
 }  // namespace voltree

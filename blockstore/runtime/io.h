@@ -176,6 +176,14 @@ struct FsInfo {
   std::uint64_t file_size_max_bytes = 0;
   bool sparse_files = false;   // holes and FALLOC_FL_PUNCH_HOLE work (tried, not guessed)
   bool copy_on_write = false;  // overwriting does not overwrite: btrfs, bcachefs, ZFS
+  // Another one within a boot: it was mounted anew, and its page cache may be another. Kernels
+  // before 6.8 may give a new mount the id of an old one.
+  std::string mount_id;
+};
+
+struct FsSpace {
+  std::uint64_t total_bytes = 0;
+  std::uint64_t free_bytes = 0;  // what this user may still allocate
 };
 
 // The folder that holds `path`; "." for a bare name.
@@ -200,6 +208,7 @@ class FileSystem {
   // Makes the names in a folder durable.
   virtual Status sync_dir(const std::string& path) = 0;
   virtual Result<FsInfo> info(const std::string& path) = 0;
+  virtual Result<FsSpace> space(const std::string& path) = 0;  // quicker than info()
 };
 
 struct FdRequest;  // fd_io.h

@@ -112,6 +112,10 @@ class SimRuntime::SimFileSystem final : public FileSystem {
   Status sync_dir(const std::string& path) override {
     return world().sync_dir(SimWorld::normal(path));
   }
+  Result<FsSpace> space(const std::string& path) override {
+    VT_ASSIGN_OR_RETURN(const FsInfo found, info(path));
+    return FsSpace{found.total_bytes, found.free_bytes};
+  }
   Result<FsInfo> info(const std::string& path) override {
     VT_RETURN_IF_ERROR(world().check(SimAct::kAsk, SimWorld::normal(path)));
     if (!world().is_dir(SimWorld::normal(path))) {
@@ -119,8 +123,13 @@ class SimRuntime::SimFileSystem final : public FileSystem {
     }
     const std::uint64_t capacity = world().options().capacity_bytes;
     const std::uint64_t used = std::min(world().used_bytes(), capacity);
-    return FsInfo{"sim", capacity, capacity - used, world().options().file_size_max_bytes,
-                  true,  false};
+    return FsInfo{"sim",
+                  capacity,
+                  capacity - used,
+                  world().options().file_size_max_bytes,
+                  true,
+                  false,
+                  fmt::format("sim-mount-{}", world().mount_count())};
   }
 
  private:

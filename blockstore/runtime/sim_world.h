@@ -219,6 +219,7 @@ class SimWorld {
   // reboot.)
   void reboot();
   std::uint64_t boot_count() const { return boot_count_; }
+  std::uint64_t mount_count() const { return mount_count_; }
 
   // Of SimImage.
   void restore_dir(const std::string& path) { dirs_.insert(path); }
@@ -226,6 +227,8 @@ class SimWorld {
   // Numbers below are taken, though no name leads to them any more.
   void take_inodes(std::uint32_t end) { next_inode_ = std::max(next_inode_, end); }
   void set_boot_count(std::uint64_t boot_count) { boot_count_ = boot_count; }
+  // Another one: the host's file system was mounted anew.
+  void set_mount_count(std::uint64_t mount_count) { mount_count_ = mount_count; }
 
   // "a//b/./c/" and "a/b/c" are one path.
   static std::string normal(const std::string& path);
@@ -242,6 +245,7 @@ class SimWorld {
   std::map<std::string, std::shared_ptr<SimInode>> files_;
   std::set<std::string> dirs_;
   std::uint64_t boot_count_ = 1;
+  std::uint64_t mount_count_ = 1;
   std::uint32_t next_inode_ = 1;
   SimLog* log_ = nullptr;
   Fault fault_;

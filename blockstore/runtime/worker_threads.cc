@@ -7,6 +7,7 @@
 
 #ifndef PR_SET_IO_FLUSHER
 #define PR_SET_IO_FLUSHER 57
+#define PR_GET_IO_FLUSHER 58
 #endif
 
 namespace voltree {
@@ -14,9 +15,10 @@ namespace voltree {
 void prepare_thread(const std::string& name) {
   constexpr std::size_t kNameMax = 15;  // the kernel's limit
   ::pthread_setname_np(::pthread_self(), name.substr(0, kNameMax).c_str());
-  // Wants CAP_SYS_RESOURCE; without it there is nothing to do about a refusal.
   (void)::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
 }
+
+bool may_flush_io() { return ::prctl(PR_GET_IO_FLUSHER, 0, 0, 0, 0) >= 0; }
 
 WorkerPool::WorkerPool(std::string name, std::size_t threads_min, std::size_t threads_max)
     : name_(std::move(name)), threads_max_(threads_max) {

@@ -17,6 +17,8 @@ namespace voltree {
 // Names this thread, and marks it PR_SET_IO_FLUSHER where the process may: reclaiming memory for
 // such a thread never waits for I/O, which could be I/O to a device that this thread itself serves.
 void prepare_thread(const std::string& name);
+// Whether the process may: with CAP_SYS_RESOURCE.
+bool may_flush_io();
 
 // Jobs run at any order on min..max threads; a thread is added when a job finds none idle.
 // Thread-safe. Destroying it finishes what was posted.

@@ -199,9 +199,11 @@ const std::vector<Method>& device_methods();  // service_devices.cc
 const std::vector<Method>& nbd_methods();     // service_nbd.cc
 const std::vector<Method>& qos_methods();     // service_qos.cc
 const std::vector<Method>& driver_methods();  // service_driver.cc
+const std::vector<Method>& guard_methods();   // service_guard.cc
 
 // A node as the methods show it.
 Json node_json(const NodeInfo& info);
+Json guard_json(const GuardInfo& guard);
 Json limits_json(const QosLimits::Entries& entries);
 
 }  // namespace voltree

@@ -59,6 +59,7 @@ Result<Json> pool_stats(Call& call) {
               {"erase_rate_bytes", pool.erase_rate_bytes},
               {"read_only", pool.read_only},
               {"warning", pool.warning},
+              {"guard", guard_json(pool.guard)},
               {"host", std::move(host)},
               {"counters", counters_json(call.store().counters())}};
 }

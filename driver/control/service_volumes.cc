@@ -324,6 +324,7 @@ Json node_json(const NodeInfo& info) {
             {"limits", info.limits.empty() ? Json::object() : limits_json(info.limits.entries())},
             {"children", info.children},
             {"notes", info.notes},
+            {"reserve_bytes", info.reserve_bytes},
             {"id", info.id},
             {"parent", info.parent}};
   return node;

@@ -150,7 +150,11 @@ class Explorer {
       return Failure{describe(promise, disk.position(), chosen, what)};
     };
     {
-      Machine machine(image.to_world({}, promise.boot + 1), random_());
+      // Now and then it is the host's file system that has stopped, and is mounted anew: what is
+      // lost is the same, in the same boot.
+      const bool remounted = random_() % 4 == 0;
+      Machine machine(image.to_world({}, promise.boot + (remounted ? 0 : 1)), random_());
+      if (remounted) machine.world().set_mount_count(machine.world().mount_count() + 1);
       if (twice) machine.world().record(&recovery);
       const Status started = machine.start();
       if (!started.ok()) return failed("the store does not open: " + text(started));

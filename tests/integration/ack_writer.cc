@@ -2,8 +2,11 @@
 // tells whether the file holds it.
 //
 //   ack_writer write  FILE BOOKS THREADS SEED   until a write fails (the daemon died) or SIGTERM;
-//   prints how many ack_writer verify FILE BOOKS                exit 0: each block is what the
-//   books allow; they then say what it is
+//   prints how many
+//   ack_writer flush  FILE BOOKS THREADS SEED   the same, but a write is acknowledged when a flush
+//   after it has been
+//   ack_writer verify FILE BOOKS                exit 0: each block is what the books allow; they
+//   then say what it is
 //
 // BOOKS is a mapped file with two numbers a block: the last write that was begun and the last that
 // was acknowledged. A block has one writer, which waits for each answer, so a block must hold one
@@ -84,7 +87,7 @@ struct Share {
   std::uint64_t blocks = 0;
 };
 
-std::uint64_t write_share(int fd, Books books, Share share, std::uint64_t seed) {
+std::uint64_t write_share(int fd, bool flush, Books books, Share share, std::uint64_t seed) {
   std::mt19937_64 random(seed);
   std::uint64_t* data = block_memory(kRunBlocksMax);
   std::uint64_t done = 0;
@@ -106,7 +109,7 @@ std::uint64_t write_share(int fd, Books books, Share share, std::uint64_t seed) 
     const bool good =
         punch ? ::fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length) == 0
               : ::pwrite(fd, data, static_cast<std::size_t>(length), offset) == length;
-    if (!good) break;
+    if (!good || (flush && ::fdatasync(fd) != 0)) break;
     for (std::uint64_t i = 0; i < count; ++i) books.entries[first + i].acknowledged.store(number);
     ++done;
   }
@@ -114,12 +117,14 @@ std::uint64_t write_share(int fd, Books books, Share share, std::uint64_t seed) 
   return done;
 }
 
-int write_all(int fd, Books books, unsigned threads, std::uint64_t seed) {
+int write_all(int fd, bool flush, Books books, unsigned threads, std::uint64_t seed) {
   std::atomic<std::uint64_t> done{0};
   std::vector<std::thread> workers;
   const std::uint64_t part = books.blocks / threads;
   for (unsigned t = 0; t < threads; ++t) {
-    workers.emplace_back([&, t] { done += write_share(fd, books, {t * part, part}, seed + t); });
+    workers.emplace_back([&, t] {
+      done += write_share(fd, flush, books, {t * part, part}, seed + t);
+    });
   }
   for (std::thread& worker : workers) worker.join();
   std::printf("%llu writes acknowledged\n", static_cast<unsigned long long>(done.load()));
@@ -164,9 +169,10 @@ int verify(int fd, Books books) {
 
 int main(int argc, char** argv) {
   const std::string_view what = argc > 1 ? argv[1] : "";
-  const bool writing = what == "write";
+  const bool flush = what == "flush";
+  const bool writing = flush || what == "write";
   if ((!writing || argc != 6) && (what != "verify" || argc != 4)) {
-    std::fprintf(stderr, "ack_writer write FILE BOOKS THREADS SEED | verify FILE BOOKS\n");
+    std::fprintf(stderr, "ack_writer write|flush FILE BOOKS THREADS SEED | verify FILE BOOKS\n");
     return 2;
   }
   const int fd = ::open(argv[2], (writing ? O_RDWR : O_RDONLY) | O_DIRECT | O_CLOEXEC);
@@ -175,6 +181,6 @@ int main(int argc, char** argv) {
   const Books books = open_books(argv[3], static_cast<std::uint64_t>(info.st_size) / kBlockBytes);
   if (!writing) return verify(fd, books);
   ::signal(SIGTERM, [](int) { stopping = true; });
-  return write_all(fd, books, static_cast<unsigned>(std::strtoul(argv[4], nullptr, 10)),
+  return write_all(fd, flush, books, static_cast<unsigned>(std::strtoul(argv[4], nullptr, 10)),
                    std::strtoull(argv[5], nullptr, 10));
 }

@@ -50,7 +50,7 @@ test_help() {
   local command
   for command in init create list show snapshot clone revert resize rename delete diff tree qos serve \
     attach detach check erase stats version manage unmanage 'driver stats' 'group snapshot' 'group list' \
-    'group clone' 'group delete'; do
+    'group clone' 'group delete' guard reserve; do
     # shellcheck disable=SC2086 # a command may be two words
     expect 0 'Example:' $command --help
     # shellcheck disable=SC2086
@@ -218,6 +218,16 @@ test_life_of_volumes() {
   expect 0 'queue is empty|WHAT' erase
   expect 0 'random' erase --set-policy random --rate 100M
   expect 2 . erase --set-policy burn
+  expect 0 'warns below: *1.0 GiB free' guard --warn 1G
+  expect 0 'at most 5000 % of the host' guard --overprovision 5000%
+  expect 2 'percent' guard --overprovision much
+  expect 0 'are kept for bb' reserve bb 1M
+  is "reserve" "1048576" "$(json 'a["reserve_bytes"]' show bb)"
+  expect 3 . reserve nobody 1M
+  expect 2 . reserve bb 1T
+  expect 0 'nothing is kept' reserve bb 0
+  expect 0 'stops below: *none' guard --warn 0 --overprovision 0
+  is "state" "room" "$(json 'a["state"]' guard)"
   expect 2 'best-effort:7' delete c --erase-priority realtime:0
   expect 2 . delete c --erase-first much
   expect 0 'deleted' delete c --erase-first 1M --erase-priority best-effort:7 --wait

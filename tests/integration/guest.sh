@@ -38,7 +38,7 @@ for tool in "$work/voltree" "$(command -v nbd-client)" "$(command -v e2fsck)" "$
 done
 cp /etc/mke2fs.conf "$root/etc/"
 depmod -b "$work/kernel" "$version"
-for module in virtio_pci virtio_blk virtio_net ext4 nbd fuse; do
+for module in virtio_pci virtio_blk virtio_net ext4 nbd fuse loop; do
   modprobe -d "$work/kernel" -S "$version" --show-depends "$module"
 done | awk '$1 == "insmod" {print $2}' | sort -u | while read -r module; do
   module=${module#"$work/kernel"}

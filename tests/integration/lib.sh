@@ -108,6 +108,8 @@ clean_up() {
   losetup -nO NAME,BACK-FILE | grep -F "$work/" | while read -r device target; do losetup -d "$device"; done
   if [[ -n $daemon ]]; then end_process "$daemon"; fi
   mountpoint -q "$work/mnt" && fusermount3 -uz "$work/mnt"
+  # What the daemon held.
+  findmnt -rno TARGET | grep -F "$work/" | sort -r | while read -r target; do umount -l "$target"; done
   if [[ $status != 0 && $status != 77 && -s $work/daemon.log ]]; then
     echo "the daemon's log:"
     tail -20 "$work/daemon.log"

@@ -72,6 +72,7 @@ void add_list_commands(CLI::App& app, Cli& cli);      // list show tree
 void add_snapshot_commands(CLI::App& app, Cli& cli);  // snapshot clone revert diff
 void add_group_commands(CLI::App& app, Cli& cli);     // group
 void add_qos_commands(CLI::App& app, Cli& cli);       // qos
+void add_guard_commands(CLI::App& app, Cli& cli);     // guard reserve
 void add_device_commands(CLI::App& app, Cli& cli);    // attach detach
 void add_nbd_commands(CLI::App& app, Cli& cli);       // nbd
 void add_image_commands(CLI::App& app, Cli& cli);     // import export

@@ -33,6 +33,7 @@ void add_all(CLI::App& app, Cli& cli) {
   voltree::cli::add_snapshot_commands(app, cli);
   voltree::cli::add_group_commands(app, cli);
   voltree::cli::add_qos_commands(app, cli);
+  voltree::cli::add_guard_commands(app, cli);
   voltree::cli::add_serve_command(app, cli);
   voltree::cli::add_device_commands(app, cli);
   voltree::cli::add_nbd_commands(app, cli);

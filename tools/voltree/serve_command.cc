@@ -9,6 +9,7 @@
 #include <charconv>
 #include <cstring>
 
+#include "blockstore/runtime/worker_threads.h"
 #include "driver/control/protocol.h"
 #include "driver/control/server.h"
 #include "driver/targets/nbd/server.h"
@@ -199,6 +200,11 @@ Status start(Daemon& daemon, const std::string& directory, const ServeOptions& o
       [path = daemon.private_nbd] { return Result<std::string>(path); });
   if (!options.migrate_ssh.empty()) {
     daemon.service->set_migrate_ssh(absolute_path(options.migrate_ssh));
+  }
+  if (daemon.mount && !may_flush_io()) {
+    log_line(
+        "this process may not flush I/O (it has no CAP_SYS_RESOURCE): when memory is very short, a "
+        "loop device on a volume may wait for itself");
   }
   for (const std::string& line : daemon.service->resume_devices()) log_line(line);
   ServerOptions server;

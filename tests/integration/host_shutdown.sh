@@ -1,0 +1,114 @@
+#!/usr/bin/env bash
+# The host's file system stops at once (a forced shutdown, after which nothing gets to its disk) under a store that is
+# written to, and is mounted again in the same boot: what was flushed is there, the store is sound, and a file system
+# inside a volume needs no repair.
+# Usage: host_shutdown.sh VOLTREE-BINARY ACK-WRITER-BINARY [ROUNDS [FILE-SYSTEM...]]
+# shellcheck source=tests/integration/lib.sh
+source "$(dirname "$0")/lib.sh" "$1"
+writer=$(realpath "$2")
+rounds=${3:-3}
+host_kinds=("${@:4}")
+((${#host_kinds[@]})) || host_kinds=(ext4 xfs btrfs)
+need_fuse
+need_loop
+command -v xfs_io >/dev/null || skip "this needs xfs_io (Debian: xfsprogs)"
+
+host=$work/host inner=$work/inner
+mkdir "$host" "$inner"
+declare -i stopped=0
+
+make_host() { # make_host KIND: false where its file system cannot be stopped so
+  truncate -s 1536M "$work/host.$1"
+  case $1 in
+    ext4) mkfs.ext4 -q -F "$work/host.$1" ;;
+    *) "mkfs.$1" -q "$work/host.$1" ;;
+  esac
+  mount -o loop "$work/host.$1" "$host"
+  if ! xfs_io -x -c shutdown "$host" >/dev/null 2>&1; then
+    umount "$host"
+    return 1
+  fi
+  umount "$host"
+  mount -o loop "$work/host.$1" "$host"
+}
+
+# Files come and go in the file system inside the volume, until it gives errors.
+churn() {
+  local i
+  for ((i = 0; ; i++)); do
+    head -c $((RANDOM * 8)) /dev/urandom >"$inner/f$((i % 20))" && sync -f "$inner/f$((i % 20))" &&
+      rm -f "$inner/f$((RANDOM % 20))" || return 0
+  done 2>/dev/null
+}
+
+fork_meanwhile() { # until the store takes no more
+  local i
+  for ((i = 0; ; i++)); do
+    "$voltree" snapshot "v@r$1-$i" && sleep 0.$((RANDOM % 3 + 1)) && "$voltree" delete "v@r$1-$i" || return 0
+  done >/dev/null 2>&1
+}
+
+stop_the_host() { # stop_the_host ROUND
+  local device load files forks
+  device=$("$voltree" attach inner) || die "no device"
+  mount "$device" "$inner"
+  "$writer" flush "$work/mnt/volumes/v" "$work/books" 4 $((RANDOM * 1000 + $1)) >"$work/writes" 2>&1 &
+  load=$!
+  churn &
+  files=$!
+  fork_meanwhile "$1" &
+  forks=$!
+  background=("$load" "$files" "$forks")
+  sleep "$((RANDOM % 2)).$((RANDOM % 9 + 1))"
+  xfs_io -x -c shutdown "$host" >/dev/null
+  stopped+=1
+  wait "$load" || fail "the writer failed: $(cat "$work/writes")"
+  wait "$files" || true
+  kill_daemon
+  wait "$forks" || true
+  background=()
+  umount "$inner" || umount -l "$inner"
+  wait_until "the device" let_go "$device"
+  wait_until "the host's file system" umount "$host" 2>/dev/null
+}
+let_go() { losetup -d "$1" 2>/dev/null || ! losetup "$1" >/dev/null 2>&1; }
+
+look() { # look WHAT
+  local device
+  check "$1: flushed writes" "$writer" verify "$work/mnt/volumes/v" "$work/books"
+  # The daemon makes it anew by itself, unless somebody still uses what is left of the old one.
+  device=$(losetup -nO NAME,BACK-FILE | awk -v file="$work/mnt/volumes/inner" '$2 == file {print $1}')
+  [[ -n $device ]] || device=$("$voltree" attach inner) || die "$1: no device"
+  mount "$device" "$inner" || fail "$1: the file system in the volume cannot be mounted"
+  umount "$inner"
+  check "$1: the file system in the volume" e2fsck -fn "$device"
+  check "$1: detach" "$voltree" detach inner
+  check "$1: the store" "$voltree" check --data
+}
+
+for kind in "${host_kinds[@]}"; do
+  if ! make_host "$kind"; then
+    echo "$kind: this kernel's cannot be stopped"
+    continue
+  fi
+  rm -f "$work/books"
+  export VOLTREE_STORE=$host/store
+  "$voltree" init >/dev/null
+  start_daemon
+  "$voltree" create v 64M >/dev/null
+  "$voltree" create inner 128M >/dev/null
+  check "mkfs" mkfs.ext4 -q -F "$work/mnt/volumes/inner"
+  for ((round = 1; round <= rounds; round++)); do
+    stop_the_host "$round"
+    mount -o loop "$work/host.$kind" "$host"
+    start_daemon
+    look "$kind, round $round"
+    echo "$kind, round $round: $(cat "$work/writes"), all there"
+  done
+  stop_daemon
+  check "$kind: check" "$voltree" check --data
+  umount "$host"
+done
+((stopped > 0)) || skip "no file system here can be stopped"
+echo "$stopped forced shutdowns"
+finish
