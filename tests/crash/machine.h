@@ -42,6 +42,8 @@ class Machine {
   std::optional<std::string> look(const Expectation& expectation, bool power_loss);
   // Without the check.
   std::optional<std::string> compare(const Expectation& expectation, bool power_loss);
+  // Blocks and nodes that could not be read, and were allowed to be damaged, so far.
+  std::uint64_t damaged_reads() const { return damaged_reads_; }
   // It is a store like any other: it takes writes, keeps them, and can be emptied.
   std::optional<std::string> use();
 
@@ -60,6 +62,7 @@ class Machine {
   SimWorld& world_;
   const std::uint64_t seed_;
   std::uint64_t boots_ = 0;
+  std::uint64_t damaged_reads_ = 0;
   std::unique_ptr<SimRuntime> runtime_;
   std::unique_ptr<Store> store_;
 };
