@@ -20,6 +20,8 @@ struct Campaign {
   std::uint64_t seconds = ~std::uint64_t{0};
   std::size_t power_losses = 2;  // of each fault
   bool keep_going = false;
+  bool sectors = false;
+  bool together = false;
   ExploreOptions explore{.sampled_per_point = 4, .states_per_point_max = 64, .recovery_share = 0.1};
 };
 
@@ -42,7 +44,11 @@ class Runner {
 
   int random() {
     return run(~std::uint64_t{0}, [this](std::uint64_t seed) {
-      return hold(random_workload(seed, campaign_.length), 0, seed);
+      const std::uint64_t unit_bytes = campaign_.sectors ? kSectorBytes : kBlockBytes;
+      if (campaign_.together) {
+        return hold(random_concurrent_workload(seed, campaign_.length, unit_bytes), 0, seed);
+      }
+      return hold(random_workload(seed, campaign_.length, unit_bytes), 0, seed);
     });
   }
 
@@ -198,6 +204,8 @@ int main(int argc, char** argv) {
     one->add_option("--recovery", campaign.explore.recovery_share,
                     "Share of the states whose recovery is crashed");
   }
+  random->add_flag("--sectors", campaign.sectors, "Sizes and places that are no whole blocks");
+  random->add_flag("--together", campaign.together, "Operations at the same time");
   CLI::App* faults = app.add_subcommand("faults", "Every kind of fault at every call");
   faults->add_option("--first", campaign.first, "The first call");
   faults->add_option("--step", campaign.step, "Every so many calls: shares of one campaign");

@@ -101,6 +101,28 @@ Status Machine::perform(const Op& op, Tag tag) {
   return wait(act(op, tag));
 }
 
+Status Machine::perform_together(const std::vector<Op>& ops, Tag tag,
+                                 const std::function<void(std::size_t)>& done) {
+  std::size_t left = ops.size();
+  Status failed;
+  Event all;
+  const auto one = [&](std::size_t index) -> Task<void> {
+    const Status status = co_await act(ops[index], tag + index);
+    if (status.ok()) {
+      done(index);
+    } else if (failed.ok()) {
+      failed = status.with_context(to_text(ops[index]));
+    }
+    if (--left == 0) all.set();
+  };
+  runtime_->run_until_done(
+      [](Executor& executor, const auto& begin, std::size_t count, Event& ended) -> Task<void> {
+        for (std::size_t i = 0; i < count; ++i) spawn(executor, begin(i));
+        co_await ended.wait();
+      }(runtime_->executor(0), one, ops.size(), all));
+  return failed;
+}
+
 Task<Status> Machine::act_on_volume(Op op, Tag tag) {
   VT_CO_ASSIGN_OR_RETURN(const auto volume, co_await store_->open_device(op.a));
   if (op.kind == Kind::kFlush) co_return co_await volume->flush();

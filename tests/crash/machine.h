@@ -3,9 +3,11 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "blockstore/runtime/sim_runtime.h"
 #include "blockstore/store.h"
@@ -37,6 +39,10 @@ class Machine {
   // another one.
   void kill();
   Status perform(const Op& op, Tag tag);
+  // All of them at the same time; `tag` is the first one's. `done` is called as each one ends, with
+  // its index.
+  Status perform_together(const std::vector<Op>& ops, Tag tag,
+                          const std::function<void(std::size_t)>& done);
 
   // What is wrong, if anything is. The store is checked, and each sector of each node read.
   std::optional<std::string> look(const Expectation& expectation, bool power_loss);
