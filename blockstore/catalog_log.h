@@ -1,6 +1,6 @@
-// Looks at the catalog's write-ahead log before SQLite does. SQLite takes whatever it can not read for
-// the torn end of what a crash cut off, and goes on without it: right for the last transaction, and
-// silence about all others.
+// Looks at the catalog's write-ahead log before SQLite does. SQLite takes whatever it can not read
+// for the torn end of what a crash cut off, and goes on without it: right for the last transaction,
+// and silence about all others.
 #pragma once
 
 #include <string>

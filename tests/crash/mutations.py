@@ -104,6 +104,7 @@ MUTATIONS = [
                     state.needs_sync || write_gate != nullptr;''', '    row.unsettled = false;'),
     ('fork: sealed layers are not synced', F, 'co_return co_await any->sync_layers(std::move(sealed));',
      'co_return FlushRows();'),
+    ('fork: writes under way are not waited for', F, '    co_await any->write_gate().drain();\n', ''),
     ('fork: the index rows are not written', F, '    VT_RETURN_IF_ERROR(rows.put(db));\n', ''),
     ('fork: the head is not written', F, '    VT_RETURN_IF_ERROR(db.put_node(one.head));\n', ''),
     ('fork: the snapshot is not written', F, '    VT_RETURN_IF_ERROR(db.put_node(one.sealed));\n', ''),
