@@ -51,7 +51,7 @@ class Chain {
 
 }  // namespace
 
-Status trim_log(FileSystem& fs, const std::string& path) {
+Status trim_log(FileSystem& fs, const std::string& path, SyncWatch& syncs) {
   VT_ASSIGN_OR_RETURN(const bool there, fs.exists(path));
   if (!there) return {};
   VT_ASSIGN_OR_RETURN(auto file, fs.open(path, {}));
@@ -98,7 +98,7 @@ Status trim_log(FileSystem& fs, const std::string& path) {
   }
   if (whole == size) return {};
   VT_RETURN_IF_ERROR(file->truncate(whole));
-  return file->sync_sync();
+  return syncs(file->sync_sync());
 }
 
 }  // namespace voltree
