@@ -68,10 +68,10 @@ MUTATIONS = [
     ('recovery: doubted data is not written again', R, 'restamp(layer, range, doubted)', 'restamp(layer, range, false)'),
     ('recovery: doubted sums are not written again', R, '    if (!doubted) continue;\n', '    if (true) continue;\n'),
     ('catalog: pages are not checked', Q, '  if (!take_page_sum(page, number)) {', '  if (false) {'),
-    ('catalog: a damaged log is taken for a short one', 'blockstore/catalog_log.cc', '  if (commits_after > 1) {',
+    ('catalog: a damaged log is taken for a short one', 'blockstore/catalog_log.cc', '  if (reader.commits_after() > 1) {',
      '  if (false) {'),
-    ('catalog: the end of a log that a crash left stays', 'blockstore/catalog_log.cc', '  if (whole == size) return {};',
-     '  if (whole <= size) return {};'),
+    ('catalog: the end of a log that a crash left stays', 'blockstore/catalog_log.cc', '  if (reader.whole() == size) return {};',
+     '  if (reader.whole() <= size) return {};'),
     ('create: a folder that an init left is refused', S, '    if (ours) continue;\n', '    (void)ours;\n'),
     ('catalog: a failed sync is tried again', Q, '    open.vfs.sync_failed = true;\n    open.vfs.failure = status;\n'
      '    return SQLITE_IOERR_FSYNC;', '    open.vfs.failure = status;\n    return SQLITE_IOERR_FSYNC;'),
