@@ -142,8 +142,8 @@ Task<Status> StoreCore::open(StoreOpenOptions options) {
     }
     VT_RETURN_IF_ERROR(trim_log(runtime.fs(), directory + "/catalog.db-wal", syncs));
     VT_ASSIGN_OR_RETURN(db, CatalogDb::open(runtime.fs(), directory + "/catalog.db"));
-    db->keep_log(
-        true);  // until close() has it moved: what goes wrong on another way out is not seen
+    // Until close() has moved it: what goes wrong with it on another way out is seen by nobody.
+    db->keep_log(true);
     const std::uint64_t unknown = db->format().read_only_compatible & ~kKnownReadOnlyCompatible;
     if (unknown == 0) return {};
     return error(
