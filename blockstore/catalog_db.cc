@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "blockstore/catalog_db_impl.h"
-#include "blockstore/catalog_log.h"
 #include "blockstore/catalog_schema.h"
 
 namespace voltree {
@@ -103,7 +102,6 @@ Result<std::unique_ptr<CatalogDb>> CatalogDb::create(FileSystem& fs, const std::
 Result<std::unique_ptr<CatalogDb>> CatalogDb::open(FileSystem& fs, const std::string& path) {
   VT_ASSIGN_OR_RETURN(const bool there, fs.exists(path));
   if (!there) return error(Code::kNotFound, "{}: no such catalog", path);
-  VT_RETURN_IF_ERROR(trim_log(fs, path + "-wal"));
   auto impl = std::make_unique<Impl>();
   VT_ASSIGN_OR_RETURN(impl->connection, Connection::open(fs, path, /*create=*/false));
   VT_ASSIGN_OR_RETURN(impl->format, read_format(*impl->connection));

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <memory>
 #include <span>
 
@@ -33,11 +34,20 @@ std::uint32_t little_endian(std::span<const std::byte> at) {
 class Chain {
  public:
   explicit Chain(bool big) : word_(big ? big_endian : little_endian) {}
+  // From a checksum as it is stored.
+  void go_on_from(std::span<const std::byte> stored) {
+    first_ = big_endian(stored.first(4));
+    second_ = big_endian(stored.subspan(4, 4));
+  }
   void add(std::span<const std::byte> bytes) {
     for (std::size_t at = 0; at < bytes.size(); at += 8) {
       first_ += word_(bytes.subspan(at, 4)) + second_;
       second_ += word_(bytes.subspan(at + 4, 4)) + first_;
     }
+  }
+  void add_frame(std::span<const std::byte> frame) {
+    add(frame.first(8));
+    add(frame.subspan(kFrameHeaderBytes));
   }
   bool matches(std::span<const std::byte> stored) const {
     return big_endian(stored.first(4)) == first_ && big_endian(stored.subspan(4, 4)) == second_;
@@ -49,9 +59,68 @@ class Chain {
   std::uint32_t second_ = 0;
 };
 
+// How many bits of the salts differ: frames of an earlier use of the file have others altogether.
+int salt_distance(std::span<const std::byte> head, std::span<const std::byte> frame) {
+  return std::popcount(big_endian(head.subspan(16)) ^ big_endian(frame.subspan(8))) +
+         std::popcount(big_endian(head.subspan(20)) ^ big_endian(frame.subspan(12)));
+}
+
+// Goes through the frames of a log in order.
+class LogReader {
+ public:
+  LogReader(std::span<const std::byte> head, const Chain& chain) : head_(head), chain_(chain) {
+    stored_.go_on_from(head.subspan(24));
+  }
+
+  void add(std::span<const std::byte> frame, std::uint64_t at) {
+    ++number_;
+    const bool current = salt_distance(head_, frame) == 0;
+    const bool commit = big_endian(frame.subspan(4)) != 0;
+    const auto sum = frame.subspan(16);
+    if (damaged_ == 0) {
+      chain_.add_frame(frame);
+      if (current && chain_.matches(sum)) {
+        if (commit) whole_ = at + kFrameBytes;
+      } else {
+        damaged_ = number_;
+        // Where a sector ends behind the mark, it may be of an earlier use of the file.
+        const bool one_write = at % 512 != 504;
+        commits_after_ += commit && one_write && salt_distance(head_, frame) <= 1 ? 1 : 0;
+      }
+    } else if (current && commit && follows(frame)) {
+      ++commits_after_;
+    }
+    stored_.go_on_from(sum);
+  }
+
+  std::uint64_t whole() const { return whole_; }
+  std::uint64_t damaged() const { return damaged_; }
+  // Of the damaged frame, and of those that match what is stored before them.
+  int commits_after() const { return commits_after_; }
+
+ private:
+  bool follows(std::span<const std::byte> frame) const {
+    Chain from_stored = stored_;
+    from_stored.add_frame(frame);
+    if (from_stored.matches(frame.subspan(16))) return true;
+    // What is damaged may be the stored checksum itself.
+    Chain from_bytes = chain_;
+    from_bytes.add_frame(frame);
+    return number_ == damaged_ + 1 && from_bytes.matches(frame.subspan(16));
+  }
+
+  const std::span<const std::byte> head_;
+  Chain chain_;           // up to the first frame that does not match, with it
+  Chain stored_{chain_};  // as the frame before says
+  std::uint64_t number_ = 0;
+  std::uint64_t whole_ = kHeaderBytes;  // up to the end of the last commit that matches
+  std::uint64_t damaged_ = 0;           // the first frame that does not match, from 1
+  int commits_after_ = 0;
+};
+
 }  // namespace
 
-Status trim_log(FileSystem& fs, const std::string& path) {
+Status trim_log(FileSystem& fs, const std::string& path, SyncWatch& syncs) {
   VT_ASSIGN_OR_RETURN(const bool there, fs.exists(path));
   if (!there) return {};
   VT_ASSIGN_OR_RETURN(auto file, fs.open(path, {}));
@@ -74,31 +143,19 @@ Status trim_log(FileSystem& fs, const std::string& path) {
   }
   const auto frame = std::make_unique<std::array<std::byte, kFrameBytes>>();
   const std::span<const std::byte> bytes(*frame);
-  std::uint64_t whole = kHeaderBytes;  // up to the end of the last commit that matches
-  std::uint64_t damaged = 0;           // the first frame that does not match, from 1
-  int commits_after = 0;
-  std::uint64_t number = 1;
-  for (std::uint64_t at = kHeaderBytes; at + kFrameBytes <= size; at += kFrameBytes, ++number) {
+  LogReader reader(head, chain);
+  for (std::uint64_t at = kHeaderBytes; at + kFrameBytes <= size; at += kFrameBytes) {
     VT_RETURN_IF_ERROR(file->read_sync(*frame, at));
-    // Frames of an earlier use of the file have other salts.
-    const bool current = std::equal(bytes.begin() + 8, bytes.begin() + 16, head.begin() + 16);
-    const bool commit = big_endian(bytes.subspan(4)) != 0;
-    if (damaged == 0) {
-      chain.add(bytes.first(8));
-      chain.add(bytes.subspan(kFrameHeaderBytes));
-      if (!current || !chain.matches(bytes.subspan(16))) damaged = number;
-    }
-    if (damaged == 0 && commit) whole = at + kFrameBytes;
-    if (damaged != 0 && current && commit) ++commits_after;
+    reader.add(bytes, at);
   }
   // One is of the transaction that a crash cut off; the next began when it was durable.
-  if (commits_after > 1) {
+  if (reader.commits_after() > 1) {
     return error(Code::kDamaged, "{}: frame {} is damaged, and commits follow it: restore the file",
-                 path, damaged);
+                 path, reader.damaged());
   }
-  if (whole == size) return {};
-  VT_RETURN_IF_ERROR(file->truncate(whole));
-  return file->sync_sync();
+  if (reader.whole() == size) return {};
+  VT_RETURN_IF_ERROR(file->truncate(reader.whole()));
+  return syncs(file->sync_sync());
 }
 
 }  // namespace voltree

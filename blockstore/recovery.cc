@@ -247,16 +247,16 @@ Task<Status> StoreCore::restore_sums(Layer& layer) {
     const BlockRange range{first, std::min(kRegionBlocks, end - first)};
     VT_CO_RETURN_IF_ERROR(co_await restamp(layer, range, doubted));
     if (!doubted) continue;
-    VT_CO_RETURN_IF_ERROR(co_await engine.runtime().run_blocking([this, &layer, range] {
+    VT_CO_RETURN_IF_ERROR(co_await engine.run_syncing([this, &layer, range](SyncWatch& syncs) {
       return write_again(engine.runtime().fs(), Layer::sum_path(engine.directory(), layer.id()),
-                         range.first * kSumBytes, range.count * kSumBytes);
+                         syncs, range.first * kSumBytes, range.count * kSumBytes);
     }));
   }
   co_return Status();
 }
 
-Status write_again(FileSystem& fs, const std::string& path, std::uint64_t offset_bytes,
-                   std::uint64_t length_bytes) {
+Status write_again(FileSystem& fs, const std::string& path, SyncWatch& syncs,
+                   std::uint64_t offset_bytes, std::uint64_t length_bytes) {
   constexpr std::uint64_t kStepBytes = kStepBlocks * kBlockBytes;
   VT_ASSIGN_OR_RETURN(const bool there, fs.exists(path));
   if (!there) return {};
@@ -270,7 +270,7 @@ Status write_again(FileSystem& fs, const std::string& path, std::uint64_t offset
     VT_RETURN_IF_ERROR(file->read_sync(bytes, at));
     VT_RETURN_IF_ERROR(file->write_sync(bytes, at));
   }
-  return file->sync_sync();
+  return syncs(file->sync_sync());
 }
 
 Result<std::vector<LayerId>> stray_layers(StoreCore& core) {

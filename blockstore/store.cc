@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "blockstore/catalog_log.h"
 #include "blockstore/store_core.h"
 
 namespace voltree {
@@ -110,7 +111,7 @@ Task<Status> StoreCore::open(StoreOpenOptions options) {
   Runtime& runtime = engine.runtime();
   const std::string& directory = engine.directory();
   std::unique_ptr<CatalogDb> db;
-  VT_CO_RETURN_IF_ERROR(co_await runtime.run_blocking([&]() -> Status {
+  VT_CO_RETURN_IF_ERROR(co_await engine.run_syncing([&](SyncWatch& syncs) -> Status {
     VT_ASSIGN_OR_RETURN(const bool there, runtime.fs().exists(directory + "/catalog.db"));
     if (!there) {
       return error(Code::kNotFound, "there is no store in {}: make one with `voltree init`",
@@ -137,12 +138,13 @@ Task<Status> StoreCore::open(StoreOpenOptions options) {
     // I10: what a sync could not make durable, another sync alone does not.
     if (doubted) {
       for (const char* file : {"/catalog.db-wal", "/catalog.db"}) {
-        VT_RETURN_IF_ERROR(write_again(runtime.fs(), directory + file));
+        VT_RETURN_IF_ERROR(write_again(runtime.fs(), directory + file, syncs));
       }
     }
+    VT_RETURN_IF_ERROR(trim_log(runtime.fs(), directory + "/catalog.db-wal", syncs));
     VT_ASSIGN_OR_RETURN(db, CatalogDb::open(runtime.fs(), directory + "/catalog.db"));
-    db->keep_log(
-        true);  // until close() has it moved: what goes wrong on another way out is not seen
+    // Until close() has moved it: what goes wrong with it on another way out is seen by nobody.
+    db->keep_log(true);
     const std::uint64_t unknown = db->format().read_only_compatible & ~kKnownReadOnlyCompatible;
     if (unknown == 0) return {};
     return error(

@@ -197,8 +197,8 @@ class StoreCore {
 
 // Writes what a file holds to it again, and syncs it: after a failed sync of it, what its page
 // cache shows may be on no disk. Blocking.
-Status write_again(FileSystem& fs, const std::string& path, std::uint64_t offset_bytes = 0,
-                   std::uint64_t length_bytes = ~std::uint64_t{0});
+Status write_again(FileSystem& fs, const std::string& path, SyncWatch& syncs,
+                   std::uint64_t offset_bytes = 0, std::uint64_t length_bytes = ~std::uint64_t{0});
 
 // Layer files that neither a layer row nor the erase queue names. Blocking.
 Result<std::vector<LayerId>> stray_layers(StoreCore& core);

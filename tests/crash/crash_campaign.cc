@@ -7,6 +7,7 @@
 
 #include "tests/crash/crash_run.h"
 #include "tests/crash/fault_run.h"
+#include "tests/crash/flip_run.h"
 
 namespace voltree::crash {
 namespace {
@@ -19,6 +20,8 @@ struct Campaign {
   std::uint64_t seconds = ~std::uint64_t{0};
   std::size_t power_losses = 2;  // of each fault
   bool keep_going = false;
+  bool sectors = false;
+  bool together = false;
   ExploreOptions explore{.sampled_per_point = 4, .states_per_point_max = 64, .recovery_share = 0.1};
 };
 
@@ -41,7 +44,11 @@ class Runner {
 
   int random() {
     return run(~std::uint64_t{0}, [this](std::uint64_t seed) {
-      return hold(random_workload(seed, campaign_.length), 0, seed);
+      const std::uint64_t unit_bytes = campaign_.sectors ? kSectorBytes : kBlockBytes;
+      if (campaign_.together) {
+        return hold(random_concurrent_workload(seed, campaign_.length, unit_bytes), 0, seed);
+      }
+      return hold(random_workload(seed, campaign_.length, unit_bytes), 0, seed);
     });
   }
 
@@ -74,7 +81,56 @@ class Runner {
     return violations == 0 ? 0 : 1;
   }
 
+  // Every bit of every file of a store that was stopped in order, and of the catalog and its log of
+  // one that was not.
+  int flips() {
+    for (const bool stopped_in_order : {true, false}) {
+      FlipStore store(stopped_in_order);
+      if (store.failure()) return 1;
+      std::printf("%s\n", stopped_in_order ? "stopped in order" : "stopped by a power failure");
+      std::map<std::string, FlipCounts> counts;
+      for (const FlipStore::Target& target : store.targets()) {
+        const bool layer = target.kind.starts_with("layer");
+        if (!stopped_in_order && !target.kind.starts_with("catalog")) continue;
+        if (!flip_all(store, target, layer, counts[target.kind])) return 1;
+      }
+      for (const auto& [kind, of] : counts) {
+        std::string text = kind + ":";
+        for (std::size_t i = 0; i < kFlipOutcomes; ++i) {
+          text += fmt::format(" {} {};", of[i], flip_outcome_name(static_cast<FlipOutcome>(i)));
+        }
+        std::printf("%s\n", text.c_str());
+        std::fflush(stdout);
+      }
+    }
+    return 0;
+  }
+
  private:
+  bool flip_all(FlipStore& store, const FlipStore::Target& target, bool open, FlipCounts& counts) {
+    constexpr std::uint64_t kPageBits = SimInode::kPageBytes * 8;
+    // The in-flight table is 32 pages of equal slots: the first one stands for them.
+    const std::size_t pages = target.kind == "run/inflight" ? 1 : target.pages.size();
+    const std::uint64_t bits = pages * kPageBits;
+    for (std::uint64_t at = campaign_.first; at < bits; at += campaign_.step) {
+      const std::uint64_t bit = target.pages[at / kPageBits] * kPageBits + at % kPageBits;
+      FlipOutcome outcome = FlipOutcome::kNothing;
+      std::optional<Failure> failure;
+      if (open) {
+        failure = store.flip_open(target, bit, outcome);
+      } else {
+        failure = store.flip_closed(target, bit, outcome);
+      }
+      if (failure) {
+        std::printf("VIOLATION: %s\n", failure->what.c_str());
+        std::fflush(stdout);
+        if (!campaign_.keep_going) return false;
+      }
+      ++counts[static_cast<std::size_t>(outcome)];
+    }
+    return true;
+  }
+
   template <typename One>
   int run(std::uint64_t all, One one) {
     const auto begin = std::chrono::steady_clock::now();
@@ -148,13 +204,20 @@ int main(int argc, char** argv) {
     one->add_option("--recovery", campaign.explore.recovery_share,
                     "Share of the states whose recovery is crashed");
   }
+  random->add_flag("--sectors", campaign.sectors, "Sizes and places that are no whole blocks");
+  random->add_flag("--together", campaign.together, "Operations at the same time");
   CLI::App* faults = app.add_subcommand("faults", "Every kind of fault at every call");
   faults->add_option("--first", campaign.first, "The first call");
   faults->add_option("--step", campaign.step, "Every so many calls: shares of one campaign");
   faults->add_option("--power-losses", campaign.power_losses, "After each fault, so many");
   faults->add_flag("--keep-going", campaign.keep_going, "Tell all violations");
+  CLI::App* flips = app.add_subcommand("flips", "Every bit of every file of a store");
+  flips->add_option("--first", campaign.first, "The first bit");
+  flips->add_option("--step", campaign.step, "Every so many bits: shares of one campaign");
+  flips->add_flag("--keep-going", campaign.keep_going, "Tell all violations");
   CLI11_PARSE(app, argc, argv);
   voltree::crash::Runner runner(campaign);
   if (faults->parsed()) return runner.faults();
+  if (flips->parsed()) return runner.flips();
   return sequences->parsed() ? runner.sequences() : runner.random();
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <set>
 
 namespace voltree::crash {
 namespace {
@@ -160,6 +161,81 @@ Expectation during(const StoreModel& model, const Op& op, Tag tag) {
   const Tag made = op.kind == Kind::kDiscard ? 0 : tag;
   for_each_sector(trying, op, [made](SectorTags& sector) { sector.try_write(made); });
   return {{std::move(trying)}};
+}
+
+Together::Together(const StoreModel& before, const std::vector<Op>& ops, Tag tag)
+    : before_(before), ops_(ops), trying_(before) {
+  for (const Op& op : ops_) {
+    const Tag made = op.kind == Kind::kDiscard ? 0 : tag;
+    if (op.writes()) {
+      for_each_sector(trying_, op, [made](SectorTags& sector) { sector.try_write(made); });
+    }
+    if (op.kind == Kind::kSnapshot || op.kind == Kind::kSnapshotGroup || op.kind == Kind::kClone) {
+      fork_ = &op;
+    }
+    ++tag;
+  }
+}
+
+void Together::done(std::size_t index) {
+  const Op& op = ops_[index];
+  fork_done_ |= &op == fork_;
+  if (!op.writes()) return;
+  // Which of the group's writes to a sector was the last one is not known.
+  std::vector<SectorTags>& sectors = trying_.at(op.a).sectors;
+  const std::uint64_t first = op.offset_bytes() / kSectorBytes;
+  for (std::uint64_t i = first; i < first + op.length_bytes() / kSectorBytes; ++i) {
+    sectors[i].acknowledged = before_.at(op.a).sectors[i].tags.size();
+  }
+}
+
+// The model with what the fork makes.
+StoreModel Together::forked() const {
+  StoreModel model = trying_;
+  const auto fork_of = [&](const std::string& source, const std::string& name) {
+    NodeModel& node = model[name];
+    node = trying_.at(source);
+    const NodeModel& was = before_.at(source);
+    for (std::size_t i = 0; i < node.sectors.size(); ++i) {
+      node.sectors[i].acknowledged = was.sectors[i].acknowledged;
+    }
+    node.flush();
+  };
+  if (fork_->kind == Kind::kClone) {
+    fork_of(fork_->a, fork_->b);
+    return model;
+  }
+  for (const std::string& name : {fork_->a, fork_->b}) {
+    if (!name.empty()) fork_of(volume_of(name), name);
+  }
+  return model;
+}
+
+Expectation Together::expectation() const {
+  if (fork_ == nullptr) return {{trying_}};
+  if (fork_done_) return {{forked()}};
+  return {{trying_, forked()}};
+}
+
+StoreModel Together::result() const {
+  StoreModel model = fork_ == nullptr ? trying_ : forked();
+  std::set<std::string> flushed;
+  for (const Op& op : ops_) {
+    if (op.kind != Kind::kFlush && op.kind != Kind::kWriteFua && &op != fork_) continue;
+    flushed.insert(volume_of(op.a));
+    if (op.kind == Kind::kSnapshotGroup) flushed.insert(volume_of(op.b));
+  }
+  for (const std::string& name : flushed) {
+    std::vector<SectorTags>& sectors = model.at(name).sectors;
+    for (std::size_t i = 0; i < sectors.size(); ++i) {
+      // What was acknowledged before the group is durable.
+      const std::size_t covered = before_.at(name).sectors[i].acknowledged;
+      std::vector<Tag>& tags = sectors[i].tags;
+      tags.erase(tags.begin(), tags.begin() + static_cast<std::ptrdiff_t>(covered));
+      sectors[i].acknowledged -= covered;
+    }
+  }
+  return model;
 }
 
 }  // namespace voltree::crash

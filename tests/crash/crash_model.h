@@ -54,4 +54,26 @@ StoreModel after(const StoreModel& model, const Op& op, Tag tag);
 // What there may be while it is under way, or when it failed.
 Expectation during(const StoreModel& model, const Op& op, Tag tag);
 
+// Operations at the same time: writes, discards and flushes, at most one that forks, and upkeep.
+// Overlapping writes leave either one's sectors. A fork has of each sector what was acknowledged
+// before the group, or what one of the group's writes brings.
+class Together {
+ public:
+  Together(const StoreModel& before, const std::vector<Op>& ops, Tag tag);
+  void done(std::size_t index);
+  // What a crash may leave now.
+  Expectation expectation() const;
+  // What there is when all are done.
+  StoreModel result() const;
+
+ private:
+  StoreModel forked() const;
+
+  const StoreModel before_;
+  const std::vector<Op>& ops_;
+  StoreModel trying_;
+  const Op* fork_ = nullptr;
+  bool fork_done_ = false;
+};
+
 }  // namespace voltree::crash

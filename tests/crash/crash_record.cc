@@ -18,10 +18,15 @@ class Recorder {
     if (status.ok()) status = machine_.start();
     if (!status.ok()) return Failure{fmt::format("making the store: {}", status.message())};
     promise({{model_}}, "idle");
-    for (const Op& op : ops) {
-      if (!possible(model_, op)) continue;
-      status = run(op);
-      if (!status.ok()) return Failure{fmt::format("{}: {}", to_text(op), status.message())};
+    for (std::size_t i = 0; i < ops.size(); ++i) {
+      std::vector<Op> together;
+      for (bool more = true; more; i += more ? 1 : 0) {
+        more = ops[i].with_next;
+        if (possible(model_, ops[i])) together.push_back(ops[i]);
+      }
+      if (together.empty()) continue;
+      status = together.size() == 1 ? run(together.front()) : run_together(together);
+      if (!status.ok()) return Failure{fmt::format("{}: {}", to_text(together), status.message())};
     }
     world_.log_stores();
     return std::nullopt;
@@ -41,6 +46,21 @@ class Recorder {
     VT_RETURN_IF_ERROR(machine_.perform(op, tag_));
     model_ = after(model_, op, tag_);
     promise({{model_}}, "after " + to_text(op));
+    return {};
+  }
+
+  Status run_together(const std::vector<Op>& ops) {
+    Together together(model_, ops, tag_ + 1);
+    out_.begins.push_back(out_.log.size());
+    const std::string text = to_text(ops);
+    promise(together.expectation(), text);
+    VT_RETURN_IF_ERROR(machine_.perform_together(ops, tag_ + 1, [&](std::size_t index) {
+      together.done(index);
+      promise(together.expectation(), fmt::format("{} (done: {})", text, to_text(ops[index])));
+    }));
+    tag_ += ops.size();
+    model_ = together.result();
+    promise({{model_}}, "after " + text);
     return {};
   }
 

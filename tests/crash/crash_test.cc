@@ -2,6 +2,8 @@
 // event of short workloads.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "tests/crash/crash_run.h"
 
 namespace voltree::crash {
@@ -70,7 +72,7 @@ TEST_P(CrashShare, SequencesOfThreeOperations) {
   const Counts counts = hold_sequences(
       3, GetParam(), kShares,
       {.sampled_per_point = 2, .states_per_point_max = 1, .keep = 0.25, .recovery_share = 0.05});
-  EXPECT_GT(counts.states + counts.daemon_deaths, 12000 / kShare);
+  EXPECT_GT(counts.states + counts.daemon_deaths, 8000 / kShare);
 }
 
 INSTANTIATE_TEST_SUITE_P(All, CrashShare, ::testing::Range(std::uint64_t{0}, kShares));
@@ -87,6 +89,41 @@ TEST(Crash, RandomWorkloads) {
          counts);
   }
   EXPECT_GT(counts.states, 2000 / kShare);
+}
+
+// Sizes and places that are no whole blocks; and operations at the same time.
+using MakeWorkload = std::vector<Op> (*)(std::uint64_t seed, std::size_t length,
+                                         std::uint64_t unit_bytes);
+void hold_random(MakeWorkload make, std::uint64_t unit_bytes, Counts& counts) {
+  constexpr std::uint64_t kSeeds = 12;
+  for (std::uint64_t seed = 1;
+       seed <= kSeeds / std::min(kSeeds, kShare) && !::testing::Test::HasFailure(); ++seed) {
+    hold(make(seed, 40, unit_bytes), 0,
+         {.seed = seed,
+          .sampled_per_point = 2,
+          .states_per_point_max = 4,
+          .keep = 0.1,
+          .recovery_share = 0.1},
+         counts);
+  }
+}
+
+TEST(Crash, RandomWorkloadsOfSectors) {
+  Counts counts;
+  hold_random(random_workload, kSectorBytes, counts);
+  EXPECT_GT(counts.states, 400 / kShare);
+}
+
+TEST(Crash, OperationsAtTheSameTime) {
+  Counts counts;
+  hold_random(random_concurrent_workload, kBlockBytes, counts);
+  EXPECT_GT(counts.states, 1000 / kShare);
+}
+
+TEST(Crash, OperationsOnSectorsAtTheSameTime) {
+  Counts counts;
+  hold_random(random_concurrent_workload, kSectorBytes, counts);
+  EXPECT_GT(counts.states, 1000 / kShare);
 }
 
 }  // namespace

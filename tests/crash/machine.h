@@ -3,9 +3,11 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "blockstore/runtime/sim_runtime.h"
 #include "blockstore/store.h"
@@ -37,11 +39,17 @@ class Machine {
   // another one.
   void kill();
   Status perform(const Op& op, Tag tag);
+  // All of them at the same time; `tag` is the first one's. `done` is called as each one ends, with
+  // its index.
+  Status perform_together(const std::vector<Op>& ops, Tag tag,
+                          const std::function<void(std::size_t)>& done);
 
   // What is wrong, if anything is. The store is checked, and each sector of each node read.
   std::optional<std::string> look(const Expectation& expectation, bool power_loss);
   // Without the check.
   std::optional<std::string> compare(const Expectation& expectation, bool power_loss);
+  // Blocks and nodes that could not be read, and were allowed to be damaged, so far.
+  std::uint64_t damaged_reads() const { return damaged_reads_; }
   // It is a store like any other: it takes writes, keeps them, and can be emptied.
   std::optional<std::string> use();
 
@@ -60,6 +68,7 @@ class Machine {
   SimWorld& world_;
   const std::uint64_t seed_;
   std::uint64_t boots_ = 0;
+  std::uint64_t damaged_reads_ = 0;
   std::unique_ptr<SimRuntime> runtime_;
   std::unique_ptr<Store> store_;
 };

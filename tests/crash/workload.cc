@@ -2,6 +2,8 @@
 
 #include <fmt/core.h>
 
+#include <algorithm>
+
 namespace voltree::crash {
 
 using Kind = Op::Kind;
@@ -16,7 +18,7 @@ std::string to_text(const Op& op) {
 
 std::string to_text(const std::vector<Op>& ops) {
   std::string text;
-  for (const Op& op : ops) text += to_text(op) + "; ";
+  for (const Op& op : ops) text += to_text(op) + (op.with_next ? " & " : "; ");
   return text;
 }
 
@@ -88,7 +90,22 @@ const std::vector<Op>& alphabet() {
   return ops;
 }
 
-std::vector<Op> random_workload(std::uint64_t seed, std::size_t length) {
+namespace {
+
+// Places and lengths up to those of ten blocks, in units.
+void in_units(std::vector<Op>& ops, std::uint64_t unit_bytes, std::mt19937_64& random) {
+  const std::uint64_t units = kBlockBytes / unit_bytes;
+  if (units == 1) return;
+  for (Op& op : ops) {
+    op.unit_bytes = unit_bytes;
+    op.block = op.block * units + random() % units;
+    op.blocks = (op.blocks - std::min<std::uint64_t>(op.blocks, 1)) * units + 1 + random() % units;
+  }
+}
+
+}  // namespace
+
+std::vector<Op> random_workload(std::uint64_t seed, std::size_t length, std::uint64_t unit_bytes) {
   std::mt19937_64 random(seed);
   const auto pick = [&](std::uint64_t below) { return random() % below; };
   const auto volume = [&] { return std::string(1, static_cast<char>('a' + pick(3))); };
@@ -148,6 +165,44 @@ std::vector<Op> random_workload(std::uint64_t seed, std::size_t length) {
         ops.push_back({Kind::kWrite, volume(), "", block, 1 + pick(4)});
         break;
     }
+  }
+  in_units(ops, unit_bytes, random);
+  return ops;
+}
+
+std::vector<Op> random_concurrent_workload(std::uint64_t seed, std::size_t length,
+                                           std::uint64_t unit_bytes) {
+  std::mt19937_64 random(seed);
+  const auto pick = [&](std::uint64_t below) { return random() % below; };
+  const std::vector<Op> between = random_workload(seed, length, unit_bytes);
+  std::vector<Op> ops = prologue();
+  ops.push_back({Kind::kCreate, "b", "", 0, 8});
+  for (std::size_t i = ops.size(); ops.size() < length; ++i) {
+    std::vector<Op> group;
+    for (std::uint64_t writers = 1 + pick(4); writers > 0; --writers) {
+      const Kind kinds[] = {Kind::kWrite, Kind::kWrite, Kind::kWriteFua, Kind::kDiscard};
+      group.push_back({kinds[pick(4)], pick(2) == 0 ? "a" : "b", "", pick(5), 1 + pick(3)});
+    }
+    if (pick(2) == 0) group.push_back({Kind::kFlush, pick(2) == 0 ? "a" : "b", "", 0, 0});
+    if (pick(3) == 0) group.push_back({Kind::kSettle, "", "", 0, 0});
+    const std::string name = "g" + std::to_string(i);
+    switch (pick(4)) {
+      case 0:
+        group.push_back({Kind::kSnapshot, "a@" + name, "", 0, 0});
+        break;
+      case 1:
+        group.push_back({Kind::kSnapshotGroup, "a@" + name, "b@" + name, 0, 0});
+        break;
+      case 2:
+        group.push_back({Kind::kClone, "a", name, 0, 0});
+        break;
+      default:
+        break;
+    }
+    in_units(group, unit_bytes, random);
+    for (std::size_t k = 0; k + 1 < group.size(); ++k) group[k].with_next = true;
+    ops.insert(ops.end(), group.begin(), group.end());
+    if (i < between.size() && pick(2) == 0) ops.push_back(between[i]);
   }
   return ops;
 }

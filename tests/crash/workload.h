@@ -37,6 +37,7 @@ struct Op {
   std::uint64_t block = 0;
   std::uint64_t blocks = 1;
   std::uint64_t unit_bytes = kBlockBytes;  // of `block` and `blocks`
+  bool with_next = false;                  // at the same time as the next one
 
   std::uint64_t offset_bytes() const { return block * unit_bytes; }
   std::uint64_t length_bytes() const { return blocks * unit_bytes; }
@@ -56,7 +57,12 @@ std::vector<Op> standard_workload();
 // The operations that sequences are made of, each of which can follow any other: one that has
 // nothing to work on is refused by the store, and changes nothing.
 const std::vector<Op>& alphabet();
-// A random workload of `length` operations.
-std::vector<Op> random_workload(std::uint64_t seed, std::size_t length);
+// A random workload of `length` operations. With units of a sector no size and no offset need be
+// of whole blocks.
+std::vector<Op> random_workload(std::uint64_t seed, std::size_t length,
+                                std::uint64_t unit_bytes = kBlockBytes);
+// The same, with groups of writes, flushes, a fork, and upkeep at the same time.
+std::vector<Op> random_concurrent_workload(std::uint64_t seed, std::size_t length,
+                                           std::uint64_t unit_bytes = kBlockBytes);
 
 }  // namespace voltree::crash

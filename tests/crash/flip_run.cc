@@ -1,0 +1,208 @@
+#include "tests/crash/flip_run.h"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+
+#include "blockstore/runtime/sim_crash.h"
+
+namespace voltree::crash {
+namespace {
+
+using Kind = Op::Kind;
+
+// Something in every table that a read of a volume depends on, and an erase that waits.
+std::vector<Op> flip_workload() {
+  std::vector<Op> ops = prologue();
+  const std::vector<Op> more{{Kind::kWrite, "a", "", 2, 3},    {Kind::kClone, "a@s", "c", 0, 0},
+                             {Kind::kWrite, "c", "", 0, 2},    {Kind::kDiscard, "c", "", 1, 1},
+                             {Kind::kClone, "a", "b", 0, 0},  // with a junction
+                             {Kind::kWrite, "b", "", 0, 1},    {Kind::kCreate, "e", "", 0, 2},
+                             {Kind::kWriteFua, "e", "", 0, 2}, {Kind::kReopen, "", "", 0, 0},
+                             {Kind::kRename, "e", "f", 0, 0},  {Kind::kSnapshot, "a@t", "", 0, 0},
+                             {Kind::kRemove, "f", "", 0, 0},   {Kind::kWrite, "a", "", 0, 1},
+                             {Kind::kFlush, "a", "", 0, 0}};
+  ops.insert(ops.end(), more.begin(), more.end());
+  return ops;
+}
+
+std::string kind_of(const std::string& path) {
+  if (path.ends_with(".sum")) return "layer.sum";
+  if (path.starts_with("/store/layers/")) return "layer";
+  return path.substr(std::string("/store/").size());
+}
+
+std::vector<std::string> files_of(SimWorld& world) {
+  std::vector<std::string> files{"/store/catalog.db", "/store/catalog.db-wal",
+                                 "/store/run/inflight"};
+  const auto folders = world.list("/store/layers");
+  for (const std::string& folder : *folders) {
+    const auto names = world.list("/store/layers/" + folder);
+    for (const std::string& name : *names) {
+      files.push_back("/store/layers/" + folder + "/" + name);
+    }
+  }
+  return files;
+}
+
+void write_at(SimWorld& world, const std::string& path, std::uint64_t at,
+              std::span<const std::byte> bytes) {
+  const auto inode = world.find(path);
+  (void)world.apply(**inode, {SimMutation::Kind::kWrite, at, bytes.size(), bytes.data()});
+}
+
+std::vector<std::byte> read_at(SimWorld& world, const std::string& path, std::uint64_t at,
+                               std::size_t count) {
+  std::vector<std::byte> bytes(count);
+  (*world.find(path))->read(bytes, at);
+  return bytes;
+}
+
+void flip(SimWorld& world, const std::string& path, std::uint64_t bit) {
+  std::vector<std::byte> byte = read_at(world, path, bit / 8, 1);
+  byte[0] ^= static_cast<std::byte>(1U << (bit % 8));
+  write_at(world, path, bit / 8, byte);
+}
+
+// Where the last transaction of the log begins; 0: there is no log. A frame's second word is not 0
+// in the last frame of each.
+std::uint64_t last_commit_of(SimWorld& world) {
+  constexpr std::uint64_t kHeaderBytes = 32;
+  constexpr std::uint64_t kFrameBytes = 24 + 4096;
+  const std::string path = "/store/catalog.db-wal";
+  const auto inode = world.find(path);
+  if (!inode.ok()) return 0;
+  std::uint64_t begin = kHeaderBytes;
+  for (std::uint64_t at = kHeaderBytes; at + 2 * kFrameBytes <= (*inode)->size_bytes();
+       at += kFrameBytes) {
+    const auto pages = read_at(world, path, at + 4, 4);
+    const bool commit = std::any_of(pages.begin(), pages.end(),
+                                    [](std::byte byte) { return byte != std::byte{0}; });
+    if (commit) begin = at + kFrameBytes;
+  }
+  return begin;
+}
+
+}  // namespace
+
+const char* flip_outcome_name(FlipOutcome outcome) {
+  static constexpr const char* kNames[kFlipOutcomes] = {"no effect", "refused to open",
+                                                        "detected on read", "reported by check",
+                                                        "last commit taken for cut off"};
+  return kNames[static_cast<std::size_t>(outcome)];
+}
+
+FlipStore::FlipStore(bool stopped_in_order) { make(stopped_in_order); }
+
+void FlipStore::make(bool stopped_in_order) {
+  SimLog log;
+  SimWorld world;
+  world.record(&log);
+  Machine machine(world, 1);
+  StoreModel model;
+  StoreModel before;  // the last operation, a flush: one commit
+  Status status = machine.create();
+  if (status.ok()) status = machine.start();
+  Tag tag = 0;
+  for (const Op& op : flip_workload()) {
+    if (!status.ok()) break;
+    before = model;
+    status = machine.perform(op, ++tag);
+    model = after(model, op, tag);
+  }
+  if (status.ok() && stopped_in_order) status = machine.wait(machine.store()->close());
+  if (!status.ok()) {
+    failure_ = std::string(status.message());
+    return;
+  }
+  machine.kill();
+  world.log_stores();
+  for (StoreModel* const one : {&model, &before}) {
+    for (auto& [name, node] : *one) {
+      if (stopped_in_order) node.flush();
+      for (SectorTags& sector : node.sectors) sector.may_be_damaged = true;
+    }
+  }
+  expected_ = {{std::move(model)}};
+  before_last_commit_ = {{std::move(before)}};
+  last_commit_at_ = last_commit_of(world);
+  SimDisk disk(log);
+  disk.advance(log.size());
+  std::vector<SimDisk::Choice> all;
+  for (const std::size_t index : disk.pending()) all.push_back({index});
+  image_ = disk.with(all);
+  for (const std::string& path : files_of(world)) {
+    const auto inode = world.find(path);
+    if (!inode.ok()) continue;
+    targets_.push_back({kind_of(path), path, (*inode)->page_numbers()});
+  }
+}
+
+// Wrong data, or a name, a size or a place in the tree that is another, is a failure whatever else
+// is said.
+std::optional<Failure> FlipStore::judge(Machine& machine, const std::string& what,
+                                        FlipOutcome& outcome) {
+  const std::uint64_t damaged_before = machine.damaged_reads();
+  if (auto wrong = machine.compare(expected_, true)) return Failure{what + ": " + *wrong};
+  outcome = FlipOutcome::kNothing;
+  if (machine.damaged_reads() != damaged_before) {
+    outcome = FlipOutcome::kDetected;
+    return std::nullopt;
+  }
+  const auto report = machine.wait(machine.store()->check({.data = true, .progress = {}}));
+  if (!report.ok() || !report->sound()) outcome = FlipOutcome::kReported;
+  return std::nullopt;
+}
+
+bool FlipStore::is_in_last_commit(const Target& target, std::uint64_t bit) const {
+  return target.kind == "catalog.db-wal" && last_commit_at_ != 0 && bit / 8 >= last_commit_at_;
+}
+
+std::optional<Failure> FlipStore::flip_closed(const Target& target, std::uint64_t bit,
+                                              FlipOutcome& outcome) {
+  Machine machine(image_.to_world({}, 2), 1);
+  flip(machine.world(), target.path, bit);
+  const std::string what = fmt::format("{}, byte {}, bit {}", target.path, bit / 8, bit % 8);
+  const Status started = machine.start();
+  if (started.ok() && is_in_last_commit(target, bit) && machine.compare(expected_, true)) {
+    outcome = FlipOutcome::kCutOff;
+    const auto wrong = machine.look(before_last_commit_, true);
+    return wrong ? std::optional(Failure{what + ": " + *wrong}) : std::nullopt;
+  }
+  if (started.ok()) return judge(machine, what, outcome);
+  outcome = FlipOutcome::kRefused;
+  if (started.message().find(target.path) == std::string::npos) {
+    return Failure{
+        fmt::format("{}: the refusal does not name the file: {}", what, started.message())};
+  }
+  return std::nullopt;
+}
+
+std::optional<Failure> FlipStore::flip_open(const Target& target, std::uint64_t bit,
+                                            FlipOutcome& outcome) {
+  if (open_ == nullptr) {
+    open_ = std::make_unique<Machine>(image_.to_world({}, 2), 1);
+    const Status started = open_->start();
+    if (!started.ok()) return Failure{std::string(started.message())};
+  }
+  flip(open_->world(), target.path, bit);
+  const std::string what = fmt::format("{}, byte {}, bit {}", target.path, bit / 8, bit % 8);
+  auto failure = judge(*open_, what, outcome);
+  flip(open_->world(), target.path, bit);
+  return failure;
+}
+
+std::optional<Failure> FlipStore::misplace(const Page& from, const Page& to, FlipOutcome& outcome) {
+  constexpr std::uint64_t kPage = SimInode::kPageBytes;
+  Machine machine(image_.to_world({}, 2), 1);
+  write_at(machine.world(), to.target->path, to.number * kPage,
+           read_at(machine.world(), from.target->path, from.number * kPage, kPage));
+  const std::string what = fmt::format("{}, page {} in the place of {}, page {}", from.target->path,
+                                       from.number, to.target->path, to.number);
+  const Status started = machine.start();
+  if (started.ok()) return judge(machine, what, outcome);
+  outcome = FlipOutcome::kRefused;
+  return std::nullopt;
+}
+
+}  // namespace voltree::crash
