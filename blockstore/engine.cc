@@ -19,9 +19,9 @@ std::string reserve_path(const std::string& directory) { return directory + "/re
 Engine::Engine(Runtime& runtime, std::string directory)
     : runtime_(runtime), directory_(std::move(directory)) {}
 
-LayerRow row_of(Layer& layer, std::int64_t created_ns) {
+LayerRow row_of(Layer& layer) {
   const std::lock_guard lock(layer.mutex);
-  return {layer.id(), layer.owner(), layer.size_bytes(), layer.state.unsettled, created_ns};
+  return {layer.id(), layer.owner(), layer.size_bytes(), layer.state.unsettled, layer.created_ns()};
 }
 
 Status Engine::check_writable() const {
@@ -119,7 +119,7 @@ Task<Result<std::shared_ptr<Layer>>> Engine::create_layer(NodeId owner, std::uin
 
 Task<Status> Engine::mark_unsettled(Layer& layer) {
   auto guard = co_await layer.mark_mutex.lock();
-  LayerRow row = row_of(layer, runtime_.wall_now().count());
+  LayerRow row = row_of(layer);
   if (row.unsettled) co_return Status();
   row.unsettled = true;
   VT_CO_RETURN_IF_ERROR(
@@ -173,7 +173,7 @@ Task<Status> Engine::settle(Layer& layer, Gate* write_gate) {
   }
   auto guard = co_await layer.mark_mutex.lock();
   std::vector<std::uint64_t> regions;
-  LayerRow row = row_of(layer, runtime_.wall_now().count());
+  LayerRow row = row_of(layer);
   {
     const std::lock_guard lock(layer.mutex);
     Layer::State& state = layer.state;

@@ -93,6 +93,6 @@ class Engine {
       layer_ids_;  // reserved in the catalog, not used yet; guarded by layer_id_mutex_
 };
 
-LayerRow row_of(Layer& layer, std::int64_t created_ns);
+LayerRow row_of(Layer& layer);
 
 }  // namespace voltree

@@ -225,11 +225,18 @@ Task<Result<Eraser::Outcome>> Eraser::erase_ranges(const EraseItemRow& item, Era
   VT_CO_ASSIGN_OR_RETURN(const ExtentMap map, decode_ranges(item));
   const std::vector<BlockRange> ranges = ranges_of(map);
   VT_CO_RETURN_IF_ERROR(co_await layer->ensure_open());
+  VT_CO_RETURN_IF_ERROR(co_await layer->ensure_index(engine_.catalog()));
   VT_CO_RETURN_IF_ERROR(co_await overwrite(layer->file(true), ranges, policy, rate_bytes, outcome));
+  ExtentMap index;
+  {
+    const std::lock_guard lock(layer->mutex);
+    index = layer->state.index;
+  }
   for (const BlockRange& range : ranges) {
     VT_CO_RETURN_IF_ERROR(co_await layer->touch_sums(range, true));
     for (std::uint64_t block = range.first; block < range.end(); ++block) {
-      layer->set_sum(block, kSumAbsent);
+      const bool tombstone = index.at(block) == kIndexTombstone;  // it was shrunk away
+      layer->set_sum(block, tombstone ? kSumTombstone : kSumAbsent);
     }
     VT_CO_RETURN_IF_ERROR(co_await layer->file(true).punch_hole(range.first * kBlockBytes,
                                                                 range.count * kBlockBytes));

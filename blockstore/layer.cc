@@ -31,6 +31,7 @@ Layer::Layer(Runtime& runtime, std::string store_directory, const LayerRow& row)
     : runtime_(runtime),
       store_directory_(std::move(store_directory)),
       id_(row.id),
+      created_ns_(row.created_ns),
       size_bytes_(row.size_bytes),
       owner_(row.owner) {
   state.unsettled = row.unsettled;

@@ -31,6 +31,7 @@ class Layer {
 
   LayerId id() const { return id_; }
   std::uint64_t size_bytes() const { return size_bytes_.load(std::memory_order_acquire); }
+  std::int64_t created_ns() const { return created_ns_; }
   // The node that owns the layer. A head writes in place into what it owns and nowhere else.
   NodeId owner() const { return owner_.load(std::memory_order_acquire); }
   void set_owner(NodeId node) { owner_.store(node, std::memory_order_release); }
@@ -83,6 +84,7 @@ class Layer {
   Runtime& runtime_;
   const std::string store_directory_;
   const LayerId id_;
+  const std::int64_t created_ns_;
   std::atomic<std::uint64_t> size_bytes_;
   std::atomic<NodeId> owner_;
   AsyncMutex open_mutex_;

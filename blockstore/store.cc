@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "blockstore/lineage_copy.h"
 #include "blockstore/store_core.h"
 
 namespace voltree {
@@ -11,15 +12,6 @@ namespace {
 constexpr std::chrono::milliseconds kTick{250};
 // A region settles, an idle device closes and junctions are swept about this often.
 constexpr int kUpkeepTicks = 20;
-
-std::string make_uuid(Runtime& runtime) {
-  std::uint64_t high = runtime.random_u64();
-  std::uint64_t low = runtime.random_u64();
-  high = (high & ~0xf000ULL) | 0x4000ULL;      // version 4 (RFC 9562, section 5.4)
-  low = (low & ~(3ULL << 62)) | (2ULL << 62);  // its variant
-  return fmt::format("{:08x}-{:04x}-{:04x}-{:04x}-{:012x}", high >> 32, (high >> 16) & 0xffff,
-                     high & 0xffff, low >> 48, low & 0xffffffffffffULL);
-}
 
 std::string host_warning(const FsInfo& info) {
   if (!info.copy_on_write) return {};
@@ -40,6 +32,15 @@ Status check_empty(FileSystem& fs, const std::string& directory) {
 }
 
 }  // namespace
+
+std::string make_uuid(Runtime& runtime) {
+  std::uint64_t high = runtime.random_u64();
+  std::uint64_t low = runtime.random_u64();
+  high = (high & ~0xf000ULL) | 0x4000ULL;      // version 4 (RFC 9562, section 5.4)
+  low = (low & ~(3ULL << 62)) | (2ULL << 62);  // its variant
+  return fmt::format("{:08x}-{:04x}-{:04x}-{:04x}-{:012x}", high >> 32, (high >> 16) & 0xffff,
+                     high & 0xffff, low >> 48, low & 0xffffffffffffULL);
+}
 
 Status Store::create(Runtime& runtime, const std::string& directory, StoreCreateOptions options) {
   FileSystem& fs = runtime.fs();
@@ -91,6 +92,11 @@ Task<Status> StoreCore::open(StoreOpenOptions options) {
   VT_CO_RETURN_IF_ERROR(co_await runtime.run_blocking([&]() -> Status {
     VT_ASSIGN_OR_RETURN(const bool there, runtime.fs().exists(directory + "/catalog.db"));
     if (!there) {
+      VT_ASSIGN_OR_RETURN(const bool layers, runtime.fs().exists(directory + "/layers"));
+      if (layers) {
+        return error(Code::kDamaged, "{} is a store without its catalog.db: see `voltree repair`",
+                     directory);
+      }
       return error(Code::kNotFound, "there is no store in {}: make one with `voltree init`",
                    directory);
     }
@@ -132,24 +138,26 @@ Task<Status> StoreCore::open(StoreOpenOptions options) {
 Task<Status> StoreCore::load() {
   struct Loaded {
     CatalogImage image;
-    std::map<std::string, std::string> settings;
     std::vector<NodeId> saved;
   };
   VT_CO_ASSIGN_OR_RETURN(
-      Loaded loaded, co_await engine.catalog().read<Loaded>([](CatalogDb& db) -> Result<Loaded> {
+      Loaded loaded,
+      co_await engine.catalog().read<Loaded>([this](CatalogDb& db) -> Result<Loaded> {
         Loaded all;
         VT_ASSIGN_OR_RETURN(all.image, db.load());
         for (const char* key : {"uuid", "boot_id", "clean", "erase_policy", "erase_rate_bytes"}) {
-          VT_ASSIGN_OR_RETURN(auto value, db.setting(key));
-          if (!value) return error(Code::kDamaged, "the catalog lacks the setting {}", key);
-          all.settings[key] = std::move(*value);
+          if (all.image.settings.contains(key)) continue;
+          return error(Code::kDamaged, "the catalog lacks the setting {}", key);
         }
         VT_ASSIGN_OR_RETURN(all.saved, db.saved_map_nodes());
+        engine.catalog().keep_copy(
+            std::make_unique<LineageCopy>(engine.runtime(), engine.directory()), all.image);
         return all;
       }));
-  uuid = loaded.settings["uuid"];
-  VT_CO_ASSIGN_OR_RETURN(erase_policy, parse_erase_policy(loaded.settings["erase_policy"]));
-  erase_rate_bytes = std::strtoull(loaded.settings["erase_rate_bytes"].c_str(), nullptr, 10);
+  std::map<std::string, std::string>& settings = loaded.image.settings;
+  uuid = settings["uuid"];
+  VT_CO_ASSIGN_OR_RETURN(erase_policy, parse_erase_policy(settings["erase_policy"]));
+  erase_rate_bytes = std::strtoull(settings["erase_rate_bytes"].c_str(), nullptr, 10);
   // Parents before children: a node is added below one that is there. Ids do not tell (a head may
   // be reverted).
   std::multimap<NodeId, NodeRow> by_parent;
@@ -185,13 +193,14 @@ Task<Status> StoreCore::load() {
   index_names();
   eraser.load(std::move(loaded.image.erase_requests), loaded.image.erase_items);
   const std::string boot_id = engine.runtime().boot_id();
-  if (loaded.settings["clean"] != "1") {
-    VT_CO_RETURN_IF_ERROR(co_await recover(loaded.settings["boot_id"] == boot_id));
+  if (settings["clean"] != "1") {
+    VT_CO_RETURN_IF_ERROR(co_await recover(settings["boot_id"] == boot_id));
   }
   engine.inflight().clear();
   co_await engine.refill_reserve();
   co_return co_await engine.catalog().commit([&boot_id](CatalogDb& db) -> Status {
     VT_RETURN_IF_ERROR(db.put_setting("boot_id", boot_id));
+    VT_RETURN_IF_ERROR(db.add_compatible(kFeatureLineageCopy));
     return db.put_setting("clean", "0");
   });
 }
@@ -230,6 +239,7 @@ Task<void> StoreCore::background_loop() {
     (void)co_await settle_all();
     (void)co_await close_idle_devices(false);
     co_await engine.refill_reserve();
+    co_await engine.catalog().renew_copy();
     const std::uint64_t blocks = engine.counters().redirected_blocks.load();
     if (blocks != swept_blocks || generation.load() != swept_generation) {
       swept_blocks = blocks;
@@ -361,6 +371,7 @@ Task<Status> StoreCore::close() {
     status =
         co_await engine.commit_freeing([](CatalogDb& db) { return db.put_setting("clean", "1"); });
   }
+  if (status.ok()) co_await engine.catalog().renew_copy();
   co_return status;
 }
 

@@ -272,7 +272,7 @@ Task<Result<std::uint64_t>> StoreCore::commit_change(Change change) {
   }
   std::vector<LayerRow> moved;
   for (const auto& [id, owner] : plan.moved_layers) {
-    LayerRow row = row_of(*engine.layers().find(id), engine.runtime().wall_now().count());
+    LayerRow row = row_of(*engine.layers().find(id));
     row.owner = owner;
     moved.push_back(row);
   }

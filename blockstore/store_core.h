@@ -169,6 +169,9 @@ class StoreCore {
   Task<Status> remove_stray_files();
 };
 
+// Of a store that is being made: random, version 4.
+std::string make_uuid(Runtime& runtime);
+
 // Layer files that neither a layer row nor the erase queue names. Blocking.
 Result<std::vector<LayerId>> stray_layers(StoreCore& core);
 

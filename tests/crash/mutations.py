@@ -95,7 +95,7 @@ MUTATIONS = [
     ('fork: the head is not written', F, '    VT_RETURN_IF_ERROR(db.put_node(one.head));\n', ''),
     ('fork: the snapshot is not written', F, '    VT_RETURN_IF_ERROR(db.put_node(one.sealed));\n', ''),
     ('fork: the layers\' owners are not written', F,
-     '    for (const auto& layer : one.layers) VT_RETURN_IF_ERROR(db.put_layer(row_of(*layer, now_ns)));\n', ''),
+     '    for (const auto& layer : one.layers) VT_RETURN_IF_ERROR(db.put_layer(row_of(*layer)));\n', ''),
     ('fork: the switch is not undone after a failure', F, '    Volume::rows_failed(rows);\n    abort_forks(all);\n',
      '    Volume::rows_failed(rows);\n'),
     ('change: the erase queue is not written', C,

@@ -1,0 +1,167 @@
+#include "blockstore/lineage_copy.h"
+
+#include <algorithm>
+
+#include "blockstore/base/checksum.h"
+
+namespace voltree {
+namespace {
+
+// Beyond it nobody wrote this.
+constexpr std::uint64_t kCopyMaxBytes = std::uint64_t{2} << 30;
+// Rows that are written anew go into records of about this length.
+constexpr std::size_t kFreshRecordBytes = std::size_t{1} << 20;
+// The copy is written anew when its records have become longer than what they add up to, by this.
+constexpr std::uint64_t kSlackFactor = 3;
+constexpr std::uint64_t kSlackBytes = std::uint64_t{256} << 10;
+
+std::span<const std::byte> bytes_of(std::string_view text) {
+  return std::as_bytes(std::span(text.data(), text.size()));
+}
+
+std::uint64_t hash_of(const std::string& value) { return keyed_checksum(value, 0, 0); }
+
+std::size_t length_of(const CopyRow& row) {
+  return row.key.size() + (row.value ? row.value->size() : 0) + 16;
+}
+
+}  // namespace
+
+LineageCopy::LineageCopy(Runtime& runtime, const std::string& directory)
+    : runtime_(runtime), directory_(directory) {}
+
+std::string LineageCopy::path(const std::string& directory) { return directory + "/lineage"; }
+
+Result<LineageCopy::Contents> LineageCopy::read(FileSystem& fs, const std::string& directory) {
+  const std::string name = path(directory);
+  VT_ASSIGN_OR_RETURN(const bool there, fs.exists(name));
+  if (!there) return error(Code::kNotFound, "there is no {}", name);
+  VT_ASSIGN_OR_RETURN(auto file, fs.open(name, {.writable = false}));
+  VT_ASSIGN_OR_RETURN(const std::uint64_t length, file->size_bytes());
+  if (length > kCopyMaxBytes) return error(Code::kDamaged, "{} is too long: {}", name, length);
+  std::vector<std::byte> bytes(length);
+  VT_RETURN_IF_ERROR(file->read_sync(bytes, 0));
+  const auto generation = decode_copy_header(bytes);
+  if (!generation.ok()) return generation.status().with_context(name);
+  Contents contents;
+  contents.generation = *generation;
+  contents.good_bytes = kCopyHeaderBytes;
+  while (contents.good_bytes < length) {
+    auto record = decode_copy_record(std::span(bytes).subspan(contents.good_bytes), *generation,
+                                     contents.records + 1);
+    if (!record) break;
+    for (CopyRow& row : record->rows) apply_copy_row(std::move(row), contents.state);
+    ++contents.records;
+    contents.good_bytes += record->length_bytes;
+  }
+  contents.unreadable_bytes = length - contents.good_bytes;
+  return contents;
+}
+
+Status LineageCopy::take_up(const CatalogImage& image) {
+  std::vector<CopyRow> rows = copy_rows(image);
+  const auto there = read(runtime_.fs(), directory_);
+  bool same = there.ok() && there->unreadable_bytes == 0 && there->state.size() == rows.size();
+  for (std::size_t i = 0; same && i < rows.size(); ++i) {
+    const auto found = there->state.find({rows[i].table, rows[i].key});
+    same = found != there->state.end() && found->second == *rows[i].value;
+  }
+  std::uint64_t length = 0;
+  for (const CopyRow& row : rows) length += length_of(row);
+  if (!same || there->good_bytes > length * kSlackFactor + kSlackBytes) return write_anew(rows);
+  auto file = runtime_.fs().open(path(directory_), {});
+  if (!file.ok()) return write_anew(rows);
+  file_ = std::move(*file);
+  generation_ = there->generation;
+  sequence_ = there->records;
+  end_bytes_ = there->good_bytes;
+  fresh_bytes_ = length;
+  for (const CopyRow& row : rows) known_[{row.table, row.key}] = hash_of(*row.value);
+  return {};
+}
+
+Status LineageCopy::append(std::vector<CopyRow> rows) {
+  if (file_ == nullptr) return {};
+  std::erase_if(rows, [this](const CopyRow& row) {
+    const auto found = known_.find({row.table, row.key});
+    if (!row.value) return found == known_.end();
+    return found != known_.end() && found->second == hash_of(*row.value);
+  });
+  if (rows.empty()) return {};
+  const std::string record = encode_copy_record(rows, generation_, sequence_ + 1);
+  if (record.size() > kCopyRecordMaxBytes ||
+      !file_->write_sync(bytes_of(record), end_bytes_).ok()) {
+    give_up();
+    return {};
+  }
+  VT_RETURN_IF_ERROR(file_->sync_sync());
+  ++sequence_;
+  end_bytes_ += record.size();
+  for (const CopyRow& row : rows) {
+    if (row.value) {
+      known_[{row.table, row.key}] = hash_of(*row.value);
+    } else {
+      known_.erase({row.table, row.key});
+    }
+  }
+  return {};
+}
+
+bool LineageCopy::renewal_due() const {
+  return file_ == nullptr || end_bytes_ > fresh_bytes_ * kSlackFactor + kSlackBytes;
+}
+
+// A copy that is behind for long would mislead: none is better, and the next renew() makes one.
+void LineageCopy::give_up() {
+  file_.reset();
+  known_.clear();
+  (void)runtime_.fs().unlink(path(directory_));
+}
+
+// Beside its place and moved there when it is whole: a crash leaves the old one or the new one.
+Result<std::uint64_t> LineageCopy::write_file(const std::vector<CopyRow>& rows) {
+  const std::string fresh = path(directory_) + ".new";
+  VT_ASSIGN_OR_RETURN(const bool there, runtime_.fs().exists(fresh));
+  if (there) VT_RETURN_IF_ERROR(runtime_.fs().unlink(fresh));
+  VT_ASSIGN_OR_RETURN(file_, runtime_.fs().open(fresh, {.create = true, .exclusive = true}));
+  std::string bytes = encode_copy_header(generation_);
+  std::uint64_t at = 0;
+  for (std::size_t first = 0; first < rows.size();) {
+    std::size_t end = first;
+    for (std::size_t length = 0; end < rows.size() && length < kFreshRecordBytes; ++end) {
+      length += length_of(rows[end]);
+    }
+    const auto part = std::span(rows).subspan(first, end - first);
+    bytes += encode_copy_record(part, generation_, ++sequence_);
+    if (bytes.size() > kCopyRecordMaxBytes) return error(Code::kTooLarge, "a row is too long");
+    VT_RETURN_IF_ERROR(file_->write_sync(bytes_of(bytes), at));
+    at += bytes.size();
+    bytes.clear();
+    first = end;
+  }
+  return at;
+}
+
+Status LineageCopy::write_anew(const std::vector<CopyRow>& rows) {
+  known_.clear();
+  generation_ = runtime_.random_u64();
+  sequence_ = 0;
+  const auto written = write_file(rows);
+  if (!written.ok()) {  // a full host, most likely; a later renew() will do
+    file_.reset();
+    (void)runtime_.fs().unlink(path(directory_) + ".new");
+    give_up();
+    return {};
+  }
+  VT_RETURN_IF_ERROR(file_->sync_sync());
+  if (!runtime_.fs().rename(path(directory_) + ".new", path(directory_)).ok()) {
+    give_up();
+    return {};
+  }
+  VT_RETURN_IF_ERROR(runtime_.fs().sync_dir(directory_));
+  end_bytes_ = fresh_bytes_ = *written;
+  for (const CopyRow& row : rows) known_[{row.table, row.key}] = hash_of(*row.value);
+  return {};
+}
+
+}  // namespace voltree
