@@ -75,7 +75,7 @@ Result<Json> SocketClient::read_answer(std::uint64_t id, const ProgressSink& pro
 
 Result<std::unique_ptr<Store>> open_store_blocking(Runtime& runtime, const std::string& directory,
                                                    StoreOpenOptions options) {
-  for (const char* part : {"catalog.db", "LOCK"}) {
+  for (const char* part : {"layers", "LOCK"}) {
     struct stat info {};
     if (::stat((directory + "/" + part).c_str(), &info) == 0) continue;
     if (errno != ENOENT && errno != ENOTDIR) return Status::from_errno(errno, directory);

@@ -65,6 +65,7 @@ Status delete_nodes(Cli& cli, const DeleteCommandOptions& options);
 
 // The groups; each adds its commands.
 void add_store_commands(CLI::App& app, Cli& cli);     // init check stats version
+void add_repair_commands(CLI::App& app, Cli& cli);    // repair
 void add_volume_commands(CLI::App& app, Cli& cli);    // create resize rename delete
 void add_list_commands(CLI::App& app, Cli& cli);      // list show tree
 void add_snapshot_commands(CLI::App& app, Cli& cli);  // snapshot clone revert diff
