@@ -179,8 +179,7 @@ class CatalogDb {
 
   Result<CatalogImage> load();
 
-  // Settings: small strings. Keys in use: "uuid", "boot_id", "clean", "erase_policy",
-  // "erase_rate_bytes", "needs_check".
+  // Settings: small strings. Keys in use: docs/FORMAT.md.
   Result<std::optional<std::string>> setting(const std::string& key);
   Status put_setting(const std::string& key, const std::string& value);
 

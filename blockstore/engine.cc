@@ -38,6 +38,14 @@ std::string Engine::needs_check_path(const std::string& directory) {
   return directory + "/run/needs_check";
 }
 
+Status Engine::ask_for_check(FileSystem& fs, const std::string& directory, std::string_view why) {
+  VT_ASSIGN_OR_RETURN(auto file, fs.open(needs_check_path(directory), {.create = true}));
+  VT_RETURN_IF_ERROR(file->truncate(0));
+  VT_RETURN_IF_ERROR(file->write_sync(std::as_bytes(std::span(why.data(), why.size())), 0));
+  VT_RETURN_IF_ERROR(file->sync_sync());
+  return fs.sync_dir(directory + "/run");
+}
+
 void Engine::fail(const Status& cause) {
   {
     const std::lock_guard lock(failure_mutex_);
@@ -158,7 +166,7 @@ Task<Status> Engine::settle(Layer& layer, Gate* write_gate) {
     state.dirty_regions.clear();
     unsettled = state.unsettled;
   }
-  if (!unsettled) co_return Status();
+  if (!unsettled || layer.failed()) co_return Status();
   VT_CO_RETURN_IF_ERROR(check_writable());
   VT_CO_RETURN_IF_ERROR(co_await layer.ensure_open());
   if (write_gate != nullptr) co_await write_gate->drain();

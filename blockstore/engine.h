@@ -33,6 +33,7 @@ class Engine {
   Catalog& catalog() { return *catalog_; }
   void set_catalog(std::unique_ptr<Catalog> catalog) { catalog_ = std::move(catalog); }
   LayerTable& layers() { return layers_; }
+  const LayerTable& layers() const { return layers_; }
   InflightTable& inflight() { return *inflight_; }
   void set_inflight(std::unique_ptr<InflightTable> table) { inflight_ = std::move(table); }
   // Entered around every read of layer data. A range is erased only after a drain that began when
@@ -50,6 +51,8 @@ class Engine {
   // Called on an executor. Leaves run/needs_check behind for whoever opens the store next.
   void fail(const Status& cause);
   static std::string needs_check_path(const std::string& directory);
+  // Leaves it behind by hand: `why` is what the next open warns with. Blocking.
+  static Status ask_for_check(FileSystem& fs, const std::string& directory, std::string_view why);
 
   // A commit that must work on a full host: what frees space (delete, revert, discard, the eraser).
   // When there is no room for it the reserve is given back to the host and the commit made in its

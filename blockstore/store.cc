@@ -2,9 +2,14 @@
 #include "blockstore/store.h"
 
 #include <algorithm>
+#include <optional>
+#include <sstream>
 
+#include "blockstore/check_blocks.h"
 #include "blockstore/lineage_copy.h"
 #include "blockstore/store_core.h"
+#include "blockstore/store_repair_layers.h"
+#include "blockstore/store_scrub.h"
 
 namespace voltree {
 namespace {
@@ -12,6 +17,8 @@ namespace {
 constexpr std::chrono::milliseconds kTick{250};
 // A region settles, an idle device closes and junctions are swept about this often.
 constexpr int kUpkeepTicks = 20;
+// Of missing layers so many are named in the warning.
+constexpr std::size_t kWarnedLayersMax = 3;
 
 std::string host_warning(const FsInfo& info) {
   if (!info.copy_on_write) return {};
@@ -20,6 +27,51 @@ std::string host_warning(const FsInfo& info) {
       "old "
       "bytes are gone",
       info.type);
+}
+
+// Setting `place`: which file the catalog was when the store was last open.
+std::string place_text(const FileIdentity& place) {
+  return fmt::format("{} {} {}", place.device, place.inode, place.born_ns);
+}
+
+std::optional<FileIdentity> parse_place(const std::string& text) {
+  std::istringstream fields(text);
+  FileIdentity place;
+  fields >> place.device >> place.inode >> place.born_ns;
+  return fields ? std::optional(place) : std::nullopt;
+}
+
+// Numbers of devices hold for one boot.
+bool same_file(const FileIdentity& was, const FileIdentity& is, bool same_boot) {
+  return was.inode == is.inode && was.born_ns == is.born_ns &&
+         (!same_boot || was.device == is.device);
+}
+
+// What run/needs_check says; it is empty after a failure.
+Result<std::string> read_needs_check(FileSystem& fs, const std::string& directory) {
+  constexpr std::uint64_t kTextMaxBytes = 1000;
+  VT_ASSIGN_OR_RETURN(auto file, fs.open(Engine::needs_check_path(directory), {.writable = false}));
+  VT_ASSIGN_OR_RETURN(const std::uint64_t length, file->size_bytes());
+  std::string text(std::min(length, kTextMaxBytes), '\0');
+  VT_RETURN_IF_ERROR(
+      file->read_sync(std::as_writable_bytes(std::span(text.data(), text.size())), 0));
+  if (!text.empty()) return text;
+  return std::string(
+      "the store went read-only after a failure when it was last open: run `voltree check --data`");
+}
+
+std::string copy_warning(const std::string& uuid, const std::string& from, bool clean) {
+  if (clean) {
+    return fmt::format(
+        "this store was copied, or moved to another file system, since it was last "
+        "open: it has a uuid of its own now, {} (it was {})",
+        uuid, from);
+  }
+  return fmt::format(
+      "this store is a copy of {} that was taken while that was open: it was "
+      "recovered as after a power failure, and has a uuid of its own, {}; run "
+      "`voltree check --data`",
+      from, uuid);
 }
 
 Status check_empty(FileSystem& fs, const std::string& directory) {
@@ -110,13 +162,12 @@ Task<Status> StoreCore::open(StoreOpenOptions options) {
     VT_ASSIGN_OR_RETURN(const bool needs_check,
                         runtime.fs().exists(Engine::needs_check_path(directory)));
     if (needs_check) {
-      warning =
-          "the store went read-only after a failure when it was last open: run `voltree check "
-          "--data`";
+      VT_ASSIGN_OR_RETURN(warning, read_needs_check(runtime.fs(), directory));
     }
     VT_ASSIGN_OR_RETURN(auto table, InflightTable::open(runtime.fs(), directory + "/run/inflight"));
     engine.set_inflight(std::move(table));
     VT_ASSIGN_OR_RETURN(db, CatalogDb::open(runtime.fs(), directory + "/catalog.db"));
+    VT_ASSIGN_OR_RETURN(place, runtime.fs().identity(directory + "/catalog.db"));
     const std::uint64_t unknown = db->format().read_only_compatible & ~kKnownReadOnlyCompatible;
     if (unknown == 0) return {};
     return error(
@@ -128,6 +179,7 @@ Task<Status> StoreCore::open(StoreOpenOptions options) {
   engine.set_catalog(std::make_unique<Catalog>(runtime, std::move(db)));
   VT_CO_RETURN_IF_ERROR(co_await load());
   if (options.background_work) {
+    if (scrubber->interrupted()) (void)co_await scrubber->start(scrubber->info().rate_bytes, false);
     background_started = true;
     spawn(runtime.executor(0), background_loop());
     spawn(runtime.executor(0), eraser_loop());
@@ -192,17 +244,80 @@ Task<Status> StoreCore::load() {
   saved_maps.insert(loaded.saved.begin(), loaded.saved.end());
   index_names();
   eraser.load(std::move(loaded.image.erase_requests), loaded.image.erase_items);
+  scrubber->load(settings["scrub"]);
+  co_return co_await take_over(loaded.image);
+}
+
+// A copy has its own uuid, so that nobody takes it for the store that it was made of, and none of
+// the devices that are booked there. What a copy of an open store holds is what a power loss
+// leaves: the pages that a dead daemon has left in memory are the other store's.
+Task<Status> StoreCore::take_over(CatalogImage& image) {
+  std::map<std::string, std::string>& settings = image.settings;
   const std::string boot_id = engine.runtime().boot_id();
-  if (settings["clean"] != "1") {
-    VT_CO_RETURN_IF_ERROR(co_await recover(settings["boot_id"] == boot_id));
+  const bool same_boot = settings["boot_id"] == boot_id;
+  const bool clean = settings["clean"] == "1";
+  const std::optional<FileIdentity> was = parse_place(settings["place"]);
+  const bool copied = was && !same_file(*was, place, same_boot);
+  copied_from = settings["copied_from"];
+  if (copied) {
+    copied_from = uuid;
+    uuid = make_uuid(engine.runtime());
+    attachments.clear();
+    warn(copy_warning(uuid, copied_from, clean));
+    if (!clean) {
+      VT_CO_RETURN_IF_ERROR(co_await engine.runtime().run_blocking([this] {
+        return Engine::ask_for_check(engine.runtime().fs(), engine.directory(), warning);
+      }));
+    }
   }
+  VT_CO_RETURN_IF_ERROR(co_await find_missing_layers());
+  if (!clean) VT_CO_RETURN_IF_ERROR(co_await recover(same_boot && !copied));
   engine.inflight().clear();
   co_await engine.refill_reserve();
-  co_return co_await engine.catalog().commit([&boot_id](CatalogDb& db) -> Status {
+  co_return co_await engine.catalog().commit([&](CatalogDb& db) -> Status {
+    if (copied) {
+      VT_RETURN_IF_ERROR(db.put_setting("uuid", uuid));
+      VT_RETURN_IF_ERROR(db.put_setting("copied_from", copied_from));
+      for (const AttachmentRow& row : image.attachments) {
+        VT_RETURN_IF_ERROR(db.remove_attachment(row.id));
+      }
+    }
+    VT_RETURN_IF_ERROR(db.put_setting("place", place_text(place)));
     VT_RETURN_IF_ERROR(db.put_setting("boot_id", boot_id));
     VT_RETURN_IF_ERROR(db.add_compatible(kFeatureLineageCopy));
     return db.put_setting("clean", "0");
   });
+}
+
+void StoreCore::warn(const std::string& what) {
+  if (!warning.empty()) warning += "; ";
+  warning += what;
+}
+
+Task<Status> StoreCore::find_missing_layers() {
+  using Files = std::map<LayerId, LayerFiles>;
+  VT_CO_ASSIGN_OR_RETURN(const Files files, co_await engine.runtime().run_blocking([this] {
+    return layer_files(engine.runtime().fs(), engine.directory());
+  }));
+  for (const std::shared_ptr<Layer>& layer : engine.layers().all()) {
+    const auto found = files.find(layer->id());
+    if (found != files.end() && found->second.data && found->second.sums) continue;
+    const bool data = found != files.end() && found->second.data;
+    layer->fail(error(Code::kDamaged, "{} is missing: restore it, or delete what uses it",
+                      data ? Layer::sum_path(engine.directory(), layer->id())
+                           : Layer::data_path(engine.directory(), layer->id())));
+  }
+  const FailedLayers failed = engine.layers().failed();
+  for (std::size_t i = 0; i < failed.size() && i < kWarnedLayersMax; ++i) {
+    VT_CO_RETURN_IF_ERROR(co_await failed[i]->ensure_index(engine.catalog()));
+    const auto names = co_await names_seeing(*this, failed[i], failed[i]->state.index);
+    warn(fmt::format("{} ({})", failed[i]->failure().message(), seen_by_text(names)));
+  }
+  if (failed.size() > kWarnedLayersMax) {
+    warn(fmt::format("{} more layers are missing: see `voltree check`",
+                     failed.size() - kWarnedLayersMax));
+  }
+  co_return Status();
 }
 
 // --- Background work.
@@ -345,6 +460,7 @@ Task<Status> StoreCore::close() {
   if (closed) co_return Status();
   closed = true;
   stopping.store(true, std::memory_order_release);
+  co_await scrubber->stop();
   eraser.stop();
   wake_eraser();
   if (background_started) {

@@ -24,9 +24,12 @@
 
 namespace voltree {
 
+class Scrubber;
+
 class StoreCore {
  public:
   StoreCore(Runtime& runtime, std::string directory);
+  ~StoreCore();
 
   // What a commit writes besides the lineage plan itself.
   struct EraseJob {
@@ -43,7 +46,8 @@ class StoreCore {
   // The name that listings use for what `id` came from: itself when named, else its nearest named
   // ancestor.
   std::string origin_of(NodeId id) const;
-  NodeInfo info_of(NodeId id, std::uint32_t depth) const;
+  using FailedLayers = std::vector<std::shared_ptr<Layer>>;
+  NodeInfo info_of(NodeId id, std::uint32_t depth, const FailedLayers& failed) const;
   NodeInfo info_of(NodeId id) const;  // a node that is there
   bool attached(NodeId id) const;     // by the books
   // kBusy, with what to do about it, for what is attached or claimed.
@@ -112,6 +116,11 @@ class StoreCore {
   // --- Whole-store work.
   Task<Status> open(StoreOpenOptions options);
   Task<Status> load();
+  // What the last owner left, by how it ended and whether this is the place where it was.
+  Task<Status> take_over(CatalogImage& image);
+  // Notices layers whose files are gone, before anybody meets them, and says who sees them.
+  Task<Status> find_missing_layers();
+  void warn(const std::string& what);  // one more thing that `warning` says
   Status load_limits(const std::vector<VolumeLimitRow>& rows);
   Task<Status> recover(bool same_boot);
   Task<Status> settle_all();
@@ -125,6 +134,7 @@ class StoreCore {
 
   Engine engine;
   Eraser eraser;
+  const std::unique_ptr<Scrubber> scrubber;
   std::unique_ptr<StoreLock> lock;
 
   AsyncMutex ops_mutex;
@@ -144,6 +154,8 @@ class StoreCore {
   std::vector<LayerId> fresh_layers;  // made since the running change copied the lineage
   std::atomic<std::uint64_t> generation{1};
   std::string uuid;
+  std::string copied_from;  // the uuid of the store that this one is a copy of
+  FileIdentity place;       // of catalog.db
   std::string warning;
   ErasePolicy erase_policy = ErasePolicy::kZero;
   std::vector<NodeId> node_ids;  // reserved in the catalog; guarded by ops_mutex
@@ -164,6 +176,7 @@ class StoreCore {
   void hand_over_layers(const Lineage& next, const LineagePlan& plan);
   Task<Status> adopt_sums(Layer& layer);    // same boot: what the sums say is there, is
   Task<Status> restore_sums(Layer& layer);  // power loss: what the catalog says is there, is
+  Task<Status> recover_layer(Layer& layer, bool same_boot);
   Task<Status> restamp_left_behind();
   Task<Status> restamp(Layer& layer, BlockRange range);
   Task<Status> remove_stray_files();

@@ -354,6 +354,7 @@ class Repair {
     if (!settings.contains("uuid")) settings["uuid"] = make_uuid(runtime_);
     settings["boot_id"] = runtime_.boot_id();
     settings["clean"] = "1";
+    settings.erase("place");  // the new catalog is another file
     if (!parse_erase_policy(settings["erase_policy"]).ok()) settings["erase_policy"] = "zero";
     settings.try_emplace("erase_rate_bytes", "0");
     for (const NodeRow& row : image_.nodes) {

@@ -139,6 +139,7 @@ class HostFileSystem final : public FileSystem {
   Result<std::vector<std::string>> list_dir(const std::string& path) override;
   Status sync_dir(const std::string& path) override;
   Result<FsInfo> info(const std::string& path) override;
+  Result<FileIdentity> identity(const std::string& path) override;
 
  private:
   HostIoBackend* backend_;

@@ -110,6 +110,10 @@ class SimRuntime::SimFileSystem final : public FileSystem {
   Status sync_dir(const std::string& path) override {
     return world().sync_dir(SimWorld::normal(path));
   }
+  Result<FileIdentity> identity(const std::string& path) override {
+    VT_ASSIGN_OR_RETURN(const auto inode, world().find(SimWorld::normal(path)));
+    return FileIdentity{1, inode->id(), 0};
+  }
   Result<FsInfo> info(const std::string& path) override {
     if (!world().is_dir(SimWorld::normal(path))) {
       return error(Code::kNotFound, "{}: no such folder", path);

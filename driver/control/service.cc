@@ -11,9 +11,9 @@ namespace voltree {
 namespace {
 
 const std::vector<const std::vector<Method>*>& tables() {
-  static const std::vector<const std::vector<Method>*> all{&volume_methods(), &store_methods(),
-                                                           &device_methods(), &nbd_methods(),
-                                                           &driver_methods(), &qos_methods()};
+  static const std::vector<const std::vector<Method>*> all{
+      &volume_methods(), &store_methods(), &device_methods(), &nbd_methods(),
+      &driver_methods(), &qos_methods(),   &scrub_methods()};
   return all;
 }
 

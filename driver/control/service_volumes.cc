@@ -322,6 +322,7 @@ Json node_json(const NodeInfo& info) {
             {"limits", info.limits.empty() ? Json::object() : limits_json(info.limits.entries())},
             {"children", info.children},
             {"notes", info.notes},
+            {"failed_layers", info.failed_layers},
             {"id", info.id},
             {"parent", info.parent}};
   return node;

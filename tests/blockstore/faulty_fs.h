@@ -107,6 +107,7 @@ class FaultyFs final : public FileSystem {
     return fs_.sync_dir(path);
   }
   Result<FsInfo> info(const std::string& path) override { return fs_.info(path); }
+  Result<FileIdentity> identity(const std::string& path) override { return fs_.identity(path); }
 
  private:
   FileSystem& fs_;

@@ -49,7 +49,7 @@ test_help() {
   expect 0 'A first tour' --help
   local command
   for command in init create list show snapshot clone revert resize rename delete diff tree qos serve \
-    attach detach check repair erase stats version manage unmanage 'driver stats' 'group snapshot' 'group list' \
+    attach detach check repair scrub erase stats version manage unmanage 'driver stats' 'group snapshot' 'group list' \
     'group clone' 'group delete'; do
     # shellcheck disable=SC2086 # a command may be two words
     expect 0 'Example:' $command --help

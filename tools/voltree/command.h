@@ -76,6 +76,7 @@ void add_nbd_commands(CLI::App& app, Cli& cli);       // nbd
 void add_image_commands(CLI::App& app, Cli& cli);     // import export
 void add_driver_commands(CLI::App& app, Cli& cli);    // manage unmanage driver
 void add_erase_commands(CLI::App& app, Cli& cli);     // erase
+void add_scrub_commands(CLI::App& app, Cli& cli);     // scrub
 void add_serve_command(CLI::App& app, Cli& cli);      // serve
 
 }  // namespace voltree::cli

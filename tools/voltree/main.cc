@@ -40,6 +40,7 @@ void add_all(CLI::App& app, Cli& cli) {
   voltree::cli::add_image_commands(app, cli);
   voltree::cli::add_driver_commands(app, cli);
   voltree::cli::add_erase_commands(app, cli);
+  voltree::cli::add_scrub_commands(app, cli);
 }
 
 int report(const Status& status) {
