@@ -86,6 +86,7 @@ void Catalog::run_group() {
     group.swap(waiting_);
     group_scheduled_ = false;
   }
+  if (copy_ != nullptr) heed_copy(copy_->status());
   if (failed()) {
     for (Member* member : group) member->status = went_read_only();
   } else if (Status status = commit_group(group); !status.ok()) {
@@ -99,8 +100,8 @@ void Catalog::run_group() {
     const std::coroutine_handle<> handle = member->handle;
     home->post(handle);  // touch nothing of the member from here on
   }
-  // Nobody waits for the copy: it is a hint, and may be one commit behind.
-  if (copy_ != nullptr && !failed()) heed_copy(copy_->append(db_->take_changes()));
+  // Nobody waits for the copy: it is a hint, and may be behind.
+  if (copy_ != nullptr && !failed()) copy_->append(db_->take_changes());
 }
 
 // I10: a failed sync is a failed sync, whatever it was of.
@@ -117,8 +118,8 @@ void Catalog::keep_copy(std::unique_ptr<LineageCopy> copy, const CatalogImage& i
 Task<void> Catalog::renew_copy() {
   (void)co_await read<bool>([this](CatalogDb& db) -> Result<bool> {
     if (copy_ == nullptr || failed() || !copy_->renewal_due()) return false;
-    VT_ASSIGN_OR_RETURN(const CatalogImage image, db.load());
-    heed_copy(copy_->renew(image));
+    VT_ASSIGN_OR_RETURN(CatalogImage image, db.load());
+    copy_->renew(std::move(image));
     return true;
   });
 }

@@ -1,6 +1,7 @@
 #include "blockstore/lineage_copy.h"
 
 #include <algorithm>
+#include <iterator>
 
 #include "blockstore/base/checksum.h"
 
@@ -28,7 +29,9 @@ std::size_t length_of(const CopyRow& row) {
 }  // namespace
 
 LineageCopy::LineageCopy(Runtime& runtime, const std::string& directory)
-    : runtime_(runtime), directory_(directory) {}
+    : runtime_(runtime), directory_(directory), strand_(runtime.make_strand("lineage")) {}
+
+LineageCopy::~LineageCopy() { strand_.reset(); }
 
 std::string LineageCopy::path(const std::string& directory) { return directory + "/lineage"; }
 
@@ -68,9 +71,12 @@ Status LineageCopy::take_up(const CatalogImage& image) {
   }
   std::uint64_t length = 0;
   for (const CopyRow& row : rows) length += length_of(row);
-  if (!same || there->good_bytes > length * kSlackFactor + kSlackBytes) return write_anew(rows);
   auto file = runtime_.fs().open(path(directory_), {});
-  if (!file.ok()) return write_anew(rows);
+  if (!same || !file.ok() || there->good_bytes > length * kSlackFactor + kSlackBytes) {
+    VT_RETURN_IF_ERROR(write_anew(rows));
+    renewal_due_.store(file_ == nullptr, std::memory_order_release);
+    return {};
+  }
   file_ = std::move(*file);
   generation_ = there->generation;
   sequence_ = there->records;
@@ -80,13 +86,67 @@ Status LineageCopy::take_up(const CatalogImage& image) {
   return {};
 }
 
-Status LineageCopy::append(std::vector<CopyRow> rows) {
+Status LineageCopy::status() const {
+  const std::lock_guard lock(mutex_);
+  return failed_;
+}
+
+void LineageCopy::append(std::vector<CopyRow> rows) {
+  if (!rows.empty()) add_job({std::move(rows), std::nullopt});
+}
+
+void LineageCopy::renew(CatalogImage image) { add_job({{}, std::move(image)}); }
+
+void LineageCopy::add_job(Job job) {
+  const std::lock_guard lock(mutex_);
+  if (!job.image && !jobs_.empty() && !jobs_.back().image) {
+    std::vector<CopyRow>& waiting = jobs_.back().rows;
+    std::move(job.rows.begin(), job.rows.end(), std::back_inserter(waiting));
+  } else {
+    jobs_.push_back(std::move(job));
+  }
+  if (jobs_scheduled_) return;
+  jobs_scheduled_ = true;
+  strand_->post([this] { run_jobs(); });
+}
+
+void LineageCopy::run_jobs() {
+  std::deque<Job> jobs;
+  {
+    const std::lock_guard lock(mutex_);
+    jobs.swap(jobs_);
+    jobs_scheduled_ = false;
+    if (!failed_.ok()) return;
+  }
+  Status status;
+  for (auto job = jobs.begin(); status.ok() && job != jobs.end(); ++job) {
+    if (job->image) {
+      status = write_anew(copy_rows(*job->image));
+    } else {
+      status = add_record(std::move(job->rows));
+    }
+  }
+  renewal_due_.store(file_ == nullptr || end_bytes_ > fresh_bytes_ * kSlackFactor + kSlackBytes,
+                     std::memory_order_release);
+  if (status.ok()) return;
+  const std::lock_guard lock(mutex_);
+  failed_ = std::move(status);
+}
+
+// Of several rows of one key the last one holds.
+Status LineageCopy::add_record(std::vector<CopyRow> rows) {
   if (file_ == nullptr) return {};
-  std::erase_if(rows, [this](const CopyRow& row) {
-    const auto found = known_.find({row.table, row.key});
-    if (!row.value) return found == known_.end();
-    return found != known_.end() && found->second == hash_of(*row.value);
-  });
+  std::map<std::pair<CopyTable, std::string>, std::size_t> last;
+  for (std::size_t i = 0; i < rows.size(); ++i) last[{rows[i].table, rows[i].key}] = i;
+  std::vector<CopyRow> changed;
+  for (const auto& [key, index] : last) {
+    CopyRow& row = rows[index];
+    const auto found = known_.find(key);
+    const bool same = row.value ? found != known_.end() && found->second == hash_of(*row.value)
+                                : found == known_.end();
+    if (!same) changed.push_back(std::move(row));
+  }
+  rows = std::move(changed);
   if (rows.empty()) return {};
   const std::string record = encode_copy_record(rows, generation_, sequence_ + 1);
   if (record.size() > kCopyRecordMaxBytes ||
@@ -94,7 +154,8 @@ Status LineageCopy::append(std::vector<CopyRow> rows) {
     give_up();
     return {};
   }
-  VT_RETURN_IF_ERROR(file_->sync_sync());
+  VT_RETURN_IF_ERROR(sync_or_give_up());
+  if (file_ == nullptr) return {};
   ++sequence_;
   end_bytes_ += record.size();
   for (const CopyRow& row : rows) {
@@ -107,15 +168,18 @@ Status LineageCopy::append(std::vector<CopyRow> rows) {
   return {};
 }
 
-bool LineageCopy::renewal_due() const {
-  return file_ == nullptr || end_bytes_ > fresh_bytes_ * kSlackFactor + kSlackBytes;
-}
-
 // A copy that is behind for long would mislead: none is better, and the next renew() makes one.
 void LineageCopy::give_up() {
   file_.reset();
   known_.clear();
   (void)runtime_.fs().unlink(path(directory_));
+}
+
+Status LineageCopy::sync_or_give_up() {
+  Status synced = file_->sync_sync();
+  if (synced.code() != Code::kNoSpace) return synced;
+  give_up();
+  return {};
 }
 
 // Beside its place and moved there when it is whole: a crash leaves the old one or the new one.
@@ -153,7 +217,8 @@ Status LineageCopy::write_anew(const std::vector<CopyRow>& rows) {
     give_up();
     return {};
   }
-  VT_RETURN_IF_ERROR(file_->sync_sync());
+  VT_RETURN_IF_ERROR(sync_or_give_up());
+  if (file_ == nullptr) return {};
   if (!runtime_.fs().rename(path(directory_) + ".new", path(directory_)).ok()) {
     give_up();
     return {};

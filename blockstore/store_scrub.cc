@@ -9,6 +9,7 @@ namespace {
 constexpr std::size_t kFindingsMax = 1000;
 // A position this old is made durable again: a scrub that is cut off repeats no more than this.
 constexpr std::chrono::seconds kSaveAfter{30};
+constexpr std::chrono::nanoseconds kPaceSlice = std::chrono::milliseconds(100);
 constexpr int kVersion = 1;
 
 // docs/FORMAT.md, setting `scrub`.
@@ -229,8 +230,13 @@ Task<bool> Scrubber::after_step(std::uint64_t bytes, std::uint64_t next_block) {
   }
   if (save_due) (void)co_await save();
   if (rate_bytes != 0) {
-    co_await core_.engine.runtime().sleep_for(
-        std::chrono::nanoseconds(bytes * 1'000'000'000ULL / rate_bytes));
+    // In slices, so that a slow scrub, too, stops at once.
+    std::chrono::nanoseconds left(bytes * 1'000'000'000ULL / rate_bytes);
+    while (left.count() > 0 && !stopping_.load(std::memory_order_acquire)) {
+      const std::chrono::nanoseconds slice = std::min(left, kPaceSlice);
+      co_await core_.engine.runtime().sleep_for(slice);
+      left -= slice;
+    }
   }
   co_return !stopping_.load(std::memory_order_acquire);
 }

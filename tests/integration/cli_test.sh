@@ -169,7 +169,7 @@ test_limits() {
     "$(json 'sorted(a["limits"])' qos limited read_iops_sec=0)"
   expect 0 . resize limited +2G
   is "by its size" "50" "$(json 'a["effective"]["total_iops_sec"]' qos limited)"
-  is "the feature" "1" "$(catalog 'select compatible from format')"
+  is "the feature" "1" "$(catalog 'select compatible & 1 from format')"
   expect 0 'limits: *total_iops_sec_per_gb=10, total_bytes_sec=104857600 .100.0 MiB' show limited
   expect 0 'limits: *none' info a
   expect 2 'read_bytes_sec_max' qos limited read_iops=5
