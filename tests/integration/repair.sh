@@ -96,7 +96,7 @@ test_missing_layer() {
   said '^disk .* damaged$'
   is "show" 0 "$(status_of "$voltree" show copy)"
   said 'layers missing: +00000001'
-  is "reading it" 6 "$(status_of "$voltree" export disk "$work/nothing" --quiet)"
+  is "reading it" 1 "$(status_of "$voltree" export disk "$work/nothing" --quiet)"
   is "reading another" "$disk" "$(sum_of other)"
   is "a snapshot" 0 "$(status_of "$voltree" snapshot disk@now)"
   is "a scrub" 6 "$(status_of "$voltree" scrub)"
