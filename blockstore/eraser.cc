@@ -237,18 +237,11 @@ Task<Result<Eraser::Outcome>> Eraser::erase_ranges(const EraseItemRow& item, Era
     co_return outcome;
   }
   VT_CO_RETURN_IF_ERROR(ready);
-  VT_CO_RETURN_IF_ERROR(co_await layer->ensure_index(engine_.catalog()));
   VT_CO_RETURN_IF_ERROR(co_await overwrite(layer->file(true), ranges, policy, rate_bytes, outcome));
-  ExtentMap index;
-  {
-    const std::lock_guard lock(layer->mutex);
-    index = layer->state.index;
-  }
   for (const BlockRange& range : ranges) {
     VT_CO_RETURN_IF_ERROR(co_await layer->touch_sums(range, true));
     for (std::uint64_t block = range.first; block < range.end(); ++block) {
-      const bool tombstone = index.at(block) == kIndexTombstone;  // it was shrunk away
-      layer->set_sum(block, tombstone ? kSumTombstone : kSumAbsent);
+      layer->set_sum(block, kSumAbsent);
     }
     VT_CO_RETURN_IF_ERROR(co_await layer->file(true).punch_hole(range.first * kBlockBytes,
                                                                 range.count * kBlockBytes));

@@ -154,10 +154,9 @@ MUTATIONS = [
      'if (policy == ErasePolicy::kDiscard || policy == ErasePolicy::kNone) {', 'if (true) {'),
     ('eraser: it does not read back', X, '    if (verify) break;\n    Status synced', '    Status synced'),
     ('eraser: reads under way are not waited for', X, '  co_await engine_.read_gate().drain();\n', ''),
-    ('eraser: sums stay', X, '      layer->set_sum(block, tombstone ? kSumTombstone : kSumAbsent);\n',
-     '      (void)tombstone;\n'),
-    ('eraser: what was shrunk away is no tombstone in the sums', X, 'tombstone ? kSumTombstone : kSumAbsent',
-     '(void(tombstone), kSumAbsent)'),
+    ('eraser: sums stay', X, '      layer->set_sum(block, kSumAbsent);\n', '      (void)block;\n'),
+    ('shrink: the sums do not say what was cut away', Z, 'stamp_tombstones(*target, beyond)',
+     'stamp_tombstones(*target, {beyond.first, 0})'),
     ('eraser: holes are not punched', X,
      '''    VT_CO_RETURN_IF_ERROR(co_await layer->file(true).punch_hole(range.first * kBlockBytes,
                                                                 range.count * kBlockBytes));
@@ -190,7 +189,7 @@ MUTATIONS = [
     ('in-flight: what is left behind is not read', T, 'if (slots[i].node != kNoNode) {', 'if (false) {'),
     # --- Repair.
     ('repair: what waits for the eraser comes back', Y, '    if (left_out_.at(block) != 0) return;\n', ''),
-    ('repair: data without a sum is left out', Y, '} else if (!have || !all_zero(bytes)) {', '} else if (false) {'),
+    ('repair: data without a sum is left out', Y, '} else if (!have || !all_zero(bytes)) {', '} else if (!have || (false && !all_zero(bytes))) {'),
     # --- Reads (I9).
     ('read: a mismatch is served', IO, '        mismatches.push_back(block);\n', ''),
 ]
