@@ -4,6 +4,8 @@
 #include <array>
 #include <utility>
 
+#include "blockstore/lineage_copy.h"
+
 namespace voltree {
 namespace {
 
@@ -54,6 +56,7 @@ Catalog::Catalog(Runtime& runtime, std::unique_ptr<CatalogDb> db)
 
 Catalog::~Catalog() {
   strand_.reset();  // finishes what was posted, which uses the rest
+  copy_.reset();
   db_.reset();
 }
 
@@ -83,6 +86,7 @@ void Catalog::run_group() {
     group.swap(waiting_);
     group_scheduled_ = false;
   }
+  if (copy_ != nullptr) heed_copy(copy_->status());
   if (failed()) {
     for (Member* member : group) member->status = went_read_only();
   } else if (Status status = commit_group(group); !status.ok()) {
@@ -98,6 +102,28 @@ void Catalog::run_group() {
     const std::coroutine_handle<> handle = member->handle;
     home->post(handle);  // touch nothing of the member from here on
   }
+  // Nobody waits for the copy: it is a hint, and may be behind.
+  if (copy_ != nullptr && !failed()) copy_->append(db_->take_changes());
+}
+
+// I10: a failed sync is a failed sync, whatever it was of.
+void Catalog::heed_copy(const Status& status) {
+  if (!status.ok()) failed_.store(true, std::memory_order_release);
+}
+
+void Catalog::keep_copy(std::unique_ptr<LineageCopy> copy, const CatalogImage& image) {
+  copy_ = std::move(copy);
+  db_->remember_changes();
+  heed_copy(copy_->take_up(image));
+}
+
+Task<void> Catalog::renew_copy() {
+  (void)co_await read<bool>([this](CatalogDb& db) -> Result<bool> {
+    if (copy_ == nullptr || failed() || !copy_->renewal_due()) return false;
+    VT_ASSIGN_OR_RETURN(CatalogImage image, db.load());
+    copy_->renew(std::move(image));
+    return true;
+  });
 }
 
 void Catalog::fail(const Status& cause) {

@@ -10,6 +10,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -19,6 +20,7 @@
 
 #include "blockstore/base/status.h"
 #include "blockstore/base/units.h"
+#include "blockstore/format/lineage_copy_format.h"
 #include "blockstore/runtime/io.h"
 #include "blockstore/runtime/io_priority.h"
 #include "blockstore/runtime/task.h"
@@ -141,6 +143,8 @@ struct CatalogImage {
   std::vector<VolumeLimitRow> volume_limits;
   std::vector<VolumeNoteRow> volume_notes;
   std::vector<VolumeReserveRow> volume_reserves;
+  std::map<std::string, std::string> settings;
+  std::map<std::string, std::uint64_t> last_ids;  // by kind
 };
 
 // What every store says of itself. Version and words: DESIGN section 3.
@@ -159,6 +163,8 @@ inline constexpr std::uint64_t kFeatureVolumeNotes = 2;
 inline constexpr std::uint64_t kFeatureEraseOptions = 4;
 // The table volume_reserve is there; who does not know it promises nothing.
 inline constexpr std::uint64_t kFeatureVolumeReserves = 8;
+// The store has a lineage copy (lineage_copy.h); who does not know it lets it fall behind.
+inline constexpr std::uint64_t kFeatureLineageCopy = 16;
 inline constexpr std::uint64_t kKnownReadOnlyCompatible = 0;
 // Incompatible. The catalog's pages carry checksums, which who does not know them would not keep.
 inline constexpr std::uint64_t kFeaturePageSums = 1;
@@ -202,8 +208,7 @@ class CatalogDb {
 
   Result<CatalogImage> load();
 
-  // Settings: small strings. Keys in use: "uuid", "boot_id", "clean", "erase_policy",
-  // "erase_rate_bytes", "needs_check".
+  // Settings: small strings. Keys in use: docs/FORMAT.md.
   Result<std::optional<std::string>> setting(const std::string& key);
   Status put_setting(const std::string& key, const std::string& value);
 
@@ -212,6 +217,10 @@ class CatalogDb {
   // commit.
   Result<std::uint64_t> next_id(const std::string& kind);  // "volume", "node", "layer", "erase",
                                                            // "item", "certificate", "attachment"
+  // Sets the largest id ever given: for a catalog that is rebuilt.
+  Status put_last_id(const std::string& kind, std::uint64_t id);
+  // Sets feature bits of the word `compatible`.
+  Status add_compatible(std::uint64_t bits);
 
   // put_*: inserts, or replaces the row of that id. kExists: another volume has the name, or
   // another snapshot of the volume has it.
@@ -252,6 +261,11 @@ class CatalogDb {
   Result<std::vector<NodeId>> saved_map_nodes();
   Status remove_saved_map(NodeId node);
 
+  // From now on remembers what committed transactions do to the rows that the lineage copy keeps.
+  void remember_changes();
+  // What was remembered since the last call.
+  std::vector<CopyRow> take_changes();
+
   // PRAGMA integrity_check and foreign keys: one message a finding, empty when sound.
   Result<std::vector<std::string>> integrity_check();
 
@@ -260,6 +274,8 @@ class CatalogDb {
   explicit CatalogDb(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };
+
+class LineageCopy;
 
 // Thread-safe. A commit's Status is for that member alone: a member that fails is rolled back to
 // its savepoint and the others go on. When the transaction itself fails, every member gets that
@@ -277,6 +293,10 @@ class Catalog {
   // Runs `read` on the strand, after every commit that was asked for before it.
   template <typename T>
   Task<Result<T>> read(std::function<Result<T>(CatalogDb&)> fn);
+  // Makes and keeps the lineage copy; `image` is what the catalog holds. Within read() only.
+  void keep_copy(std::unique_ptr<LineageCopy> copy, const CatalogImage& image);
+  // Writes the copy anew where that is due.
+  Task<void> renew_copy();
   bool failed() const { return failed_.load(std::memory_order_acquire); }
   // Why; asked once failed() is true.
   const Status& failure() const { return failure_; }
@@ -293,8 +313,10 @@ class Catalog {
   Status commit_group(const std::vector<Member*>& group);
   Status run_member(Member& member);
   void post_read(std::function<void()> job);
+  void heed_copy(const Status& status);
 
   std::unique_ptr<CatalogDb> db_;
+  std::unique_ptr<LineageCopy> copy_;  // on the strand
   std::mutex mutex_;
   std::vector<Member*> waiting_;  // mutex_; in the order in which they came
   bool group_scheduled_ = false;  // mutex_; run_group is on the strand and will take waiting_

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <iterator>
 #include <utility>
 
 #include "blockstore/catalog_db_impl.h"
@@ -117,6 +118,7 @@ const FormatInfo& CatalogDb::format() const { return impl_->format; }
 
 Status CatalogDb::begin() {
   VT_RETURN_IF_ERROR(impl_->checkpoint_failure);
+  impl_->changing.clear();
   return impl_->query("BEGIN IMMEDIATE").begin();
 }
 
@@ -126,6 +128,8 @@ Status CatalogDb::commit() {
     rollback();
     return status;
   }
+  std::move(impl_->changing.begin(), impl_->changing.end(), std::back_inserter(impl_->changed));
+  impl_->changing.clear();
   // The commit is durable whatever becomes of the checkpoint. A host without space will have some
   // later; anything else is for the next transaction to hear.
   Status checkpoint = impl_->connection->checkpoint_if_due();
@@ -140,13 +144,17 @@ void CatalogDb::keep_log(bool keep) { impl_->connection->keep_log(keep); }
 const Status& CatalogDb::checkpoint_failure() const { return impl_->checkpoint_failure; }
 
 void CatalogDb::rollback() {
+  impl_->changing.clear();
   // SQLite may have rolled back by itself.
   if (!impl_->connection->in_transaction()) return;
   // A rollback reads at most; when it fails, SQLite leaves the transaction all the same.
   static_cast<void>(impl_->query("ROLLBACK").run());
 }
 
-Status CatalogDb::savepoint() { return impl_->query("SAVEPOINT member").run(); }
+Status CatalogDb::savepoint() {
+  impl_->changing_before_savepoint = impl_->changing.size();
+  return impl_->query("SAVEPOINT member").run();
+}
 
 Status CatalogDb::release_savepoint() {
   if (impl_->connection->has_dangling_rows()) {
@@ -159,6 +167,7 @@ Status CatalogDb::release_savepoint() {
 }
 
 Status CatalogDb::rollback_to_savepoint() {
+  impl_->changing.resize(impl_->changing_before_savepoint);
   VT_RETURN_IF_ERROR(impl_->query("ROLLBACK TO member").run());
   return impl_->query("RELEASE member").run();
 }
@@ -174,7 +183,7 @@ Status CatalogDb::put_setting(const std::string& key, const std::string& value) 
   Query query(*impl_->connection,
               "INSERT INTO setting (key, value) VALUES (?1, ?2) "
               "ON CONFLICT (key) DO UPDATE SET value = excluded.value");
-  return query.bind_text(key).bind_text(value).run();
+  return impl_->remember(query.bind_text(key).bind_text(value).run(), copy_setting(key, value));
 }
 
 Result<std::uint64_t> CatalogDb::next_id(const std::string& kind) {
@@ -196,12 +205,25 @@ Result<std::uint64_t> CatalogDb::next_id(const std::string& kind) {
     return error(Code::kTooLarge, "catalog: the store has had {} layers, which is all it can have",
                  kLayerIdMax);
   }
+  VT_RETURN_IF_ERROR(put_last_id(kind, id));
+  return id;
+}
+
+Status CatalogDb::put_last_id(const std::string& kind, std::uint64_t id) {
   Query query(*impl_->connection,
               "INSERT INTO last_id (kind, id) VALUES (?1, ?2) "
               "ON CONFLICT (kind) DO UPDATE SET id = excluded.id");
-  VT_RETURN_IF_ERROR(query.bind_text(kind).bind(id).run());
-  return id;
+  return impl_->remember(query.bind_text(kind).bind(id).run(), copy_last_id(kind, id));
 }
+
+Status CatalogDb::add_compatible(std::uint64_t bits) {
+  Query query(*impl_->connection, "UPDATE format SET compatible = compatible | ?1");
+  return query.bind(bits).run();
+}
+
+void CatalogDb::remember_changes() { impl_->remembers = true; }
+
+std::vector<CopyRow> CatalogDb::take_changes() { return std::exchange(impl_->changed, {}); }
 
 Result<std::vector<std::string>> CatalogDb::integrity_check() {
   std::vector<std::string> findings;

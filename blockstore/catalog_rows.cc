@@ -14,20 +14,12 @@ namespace {
 
 constexpr std::uint64_t kLayerIdMax = std::numeric_limits<LayerId>::max();
 
-// What guards a blob against rot that SQLite does not see: a flipped bit in one still decodes, and
+// A sum guards a blob against rot that SQLite does not see: a flipped bit in one still decodes, and
 // would make blocks appear or vanish. The row's key and owner are summed too, so that a blob under
 // another key does not pass.
-std::uint64_t blob_sum(std::string_view blob, std::uint64_t key, std::uint64_t subkey) {
-  std::string all(blob);
-  for (std::uint64_t part : {key, subkey}) {
-    for (int i = 0; i < 8; ++i, part >>= 8) all.push_back(static_cast<char>(part & 0xff));
-  }
-  return block_checksum(std::as_bytes(std::span(all)));
-}
-
 void check_sum(RowReader& row, std::string_view blob, std::uint64_t key, std::uint64_t subkey) {
   const auto sum = std::bit_cast<std::uint64_t>(row.signed_number("sum"));
-  row.require(sum == blob_sum(blob, key, subkey),
+  row.require(sum == keyed_checksum(blob, key, subkey),
               fmt::format("the checksum of its blob is wrong (part {})", subkey));
 }
 
@@ -252,6 +244,23 @@ Result<CatalogImage> CatalogDb::load() {
                                   "SELECT volume, key, text FROM volume_note ORDER BY volume, key",
                                   "volume_note", read_volume_note, image.volume_notes));
   }
+  {
+    Query query(db, "SELECT key, value FROM setting");
+    while (true) {
+      VT_ASSIGN_OR_RETURN(const bool more, query.step());
+      if (!more) break;
+      image.settings[query.bytes(0)] = query.bytes(1);
+    }
+  }
+  Query query(db, "SELECT kind, id FROM last_id");
+  while (true) {
+    VT_ASSIGN_OR_RETURN(const bool more, query.step());
+    if (!more) break;
+    RowReader row(query, "last_id");
+    const std::string kind = row.text("kind");
+    image.last_ids[kind] = row.number("id", 1);
+    VT_RETURN_IF_ERROR(row.status());
+  }
   return image;
 }
 
@@ -267,13 +276,19 @@ Status CatalogDb::put_volume(const VolumeRow& row) {
   } else {
     query.bind_null();
   }
-  Status status = query.bind_signed(row.created_ns).run();
+  Status status = impl_->remember(query.bind_signed(row.created_ns).run(), copy_row(row));
   if (status.code() != Code::kExists) return status;
   return error(Code::kExists, "there is a volume {} already", quoted(row.name));
 }
 
 Status CatalogDb::remove_volume(VolumeId id) {
-  return remove_by_id(*impl_->connection, "DELETE FROM volume WHERE id = ?1", id);
+  VT_RETURN_IF_ERROR(remove_by_id(*impl_->connection, "DELETE FROM volume WHERE id = ?1", id));
+  Status status;
+  for (const CopyTable table :
+       {CopyTable::kVolume, CopyTable::kVolumeLimits, CopyTable::kVolumeNotes}) {
+    status = impl_->remember({}, copy_gone(table, id));
+  }
+  return status;
 }
 
 Status CatalogDb::put_volume_limits(VolumeId id, const std::vector<VolumeLimitRow>& rows) {
@@ -286,7 +301,7 @@ Status CatalogDb::put_volume_limits(VolumeId id, const std::vector<VolumeLimitRo
     Query query(db, "INSERT INTO volume_limit (volume, key, value) VALUES (?1, ?2, ?3)");
     VT_RETURN_IF_ERROR(query.bind(id).bind_text(row.key).bind(row.value).run());
   }
-  return {};
+  return impl_->remember({}, copy_limits(id, rows));
 }
 
 Status CatalogDb::put_volume_reserve(VolumeId id, std::uint64_t reserve_bytes) {
@@ -310,7 +325,7 @@ Status CatalogDb::put_volume_notes(VolumeId id, const std::vector<VolumeNoteRow>
     Query query(db, "INSERT INTO volume_note (volume, key, text) VALUES (?1, ?2, ?3)");
     VT_RETURN_IF_ERROR(query.bind(id).bind_text(row.key).bind_text(row.text).run());
   }
-  return {};
+  return impl_->remember({}, copy_notes(id, rows));
 }
 
 Status CatalogDb::put_node(const NodeRow& row) {
@@ -327,13 +342,15 @@ Status CatalogDb::put_node(const NodeRow& row) {
   } else {
     query.bind_text(row.snapshot);
   }
-  Status status = query.bind(row.size_bytes).bind_signed(row.created_ns).run();
+  query.bind(row.size_bytes).bind_signed(row.created_ns);
+  Status status = impl_->remember(query.run(), copy_row(row));
   if (status.code() != Code::kExists) return status;
   return error(Code::kExists, "the volume has a snapshot {} already", quoted(row.snapshot));
 }
 
 Status CatalogDb::remove_node(NodeId id) {
-  return remove_by_id(*impl_->connection, "DELETE FROM node WHERE id = ?1", id);
+  return impl_->remember(remove_by_id(*impl_->connection, "DELETE FROM node WHERE id = ?1", id),
+                         copy_gone(CopyTable::kNode, id));
 }
 
 Status CatalogDb::put_layer(const LayerRow& row) {
@@ -343,11 +360,12 @@ Status CatalogDb::put_layer(const LayerRow& row) {
               "owner = excluded.owner, size_bytes = excluded.size_bytes, "
               "unsettled = excluded.unsettled, created_ns = excluded.created_ns");
   query.bind(row.id).bind_id(row.owner).bind(row.size_bytes).bind(row.unsettled ? 1U : 0U);
-  return query.bind_signed(row.created_ns).run();
+  return impl_->remember(query.bind_signed(row.created_ns).run(), copy_row(row));
 }
 
 Status CatalogDb::remove_layer(LayerId id) {
-  return remove_by_id(*impl_->connection, "DELETE FROM layer WHERE id = ?1", id);
+  return impl_->remember(remove_by_id(*impl_->connection, "DELETE FROM layer WHERE id = ?1", id),
+                         copy_gone(CopyTable::kLayer, id));
 }
 
 Status CatalogDb::put_region(const RegionRow& row) {
@@ -362,7 +380,7 @@ Status CatalogDb::put_region(const RegionRow& row) {
       "ON CONFLICT (layer, region) DO UPDATE SET state = excluded.state, "
       "dirty = excluded.dirty, sum = excluded.sum");
   query.bind(row.layer).bind(row.region).bind_blob(row.state).bind(row.dirty ? 1U : 0U);
-  return query.bind_bits(blob_sum(row.state, row.layer, row.region)).run();
+  return query.bind_bits(keyed_checksum(row.state, row.layer, row.region)).run();
 }
 
 Status CatalogDb::mark_regions(LayerId layer, const std::vector<std::uint64_t>& regions,
@@ -405,11 +423,13 @@ Status CatalogDb::put_erase_request(const EraseRequestRow& row) {
   query.bind(row.id).bind_text(row.what).bind(static_cast<std::uint64_t>(row.policy));
   query.bind_signed(row.requested_ns).bind(row.erased_bytes).bind(row.verified_bytes);
   VT_RETURN_IF_ERROR(query.bind(row.items_done).run());
-  return put_erase_options(*impl_->connection, row);
+  return impl_->remember(put_erase_options(*impl_->connection, row), copy_row(row));
 }
 
 Status CatalogDb::remove_erase_request(std::uint64_t id) {
-  return remove_by_id(*impl_->connection, "DELETE FROM erase_request WHERE id = ?1", id);
+  return impl_->remember(
+      remove_by_id(*impl_->connection, "DELETE FROM erase_request WHERE id = ?1", id),
+      copy_gone(CopyTable::kEraseRequest, id));
 }
 
 Status CatalogDb::put_erase_item(const EraseItemRow& row) {
@@ -422,11 +442,14 @@ Status CatalogDb::put_erase_item(const EraseItemRow& row) {
       "estimated_bytes = excluded.estimated_bytes, sum = excluded.sum");
   query.bind(row.id).bind(row.request).bind(row.layer).bind(row.whole_layer ? 1U : 0U);
   query.bind_blob(row.ranges).bind(row.estimated_bytes);
-  return query.bind_bits(blob_sum(row.ranges, row.id, row.layer)).run();
+  query.bind_bits(keyed_checksum(row.ranges, row.id, row.layer));
+  return impl_->remember(query.run(), copy_row(row));
 }
 
 Status CatalogDb::remove_erase_item(std::uint64_t id) {
-  return remove_by_id(*impl_->connection, "DELETE FROM erase_item WHERE id = ?1", id);
+  return impl_->remember(
+      remove_by_id(*impl_->connection, "DELETE FROM erase_item WHERE id = ?1", id),
+      copy_gone(CopyTable::kEraseItem, id));
 }
 
 Status CatalogDb::put_certificate(const CertificateRow& row) {
@@ -462,11 +485,13 @@ Status CatalogDb::put_attachment(const AttachmentRow& row) {
               "created_ns = excluded.created_ns");
   query.bind(row.id).bind(row.node).bind_text(row.target).bind_text(row.device);
   query.bind(row.read_only ? 1U : 0U).bind(row.sector_size_bytes).bind_text(row.boot_id);
-  return query.bind_signed(row.created_ns).run();
+  return impl_->remember(query.bind_signed(row.created_ns).run(), copy_row(row));
 }
 
 Status CatalogDb::remove_attachment(std::uint64_t id) {
-  return remove_by_id(*impl_->connection, "DELETE FROM attachment WHERE id = ?1", id);
+  return impl_->remember(
+      remove_by_id(*impl_->connection, "DELETE FROM attachment WHERE id = ?1", id),
+      copy_gone(CopyTable::kAttachment, id));
 }
 
 Status CatalogDb::put_saved_map(NodeId node, const std::vector<std::string>& chunks) {
@@ -484,7 +509,7 @@ Status CatalogDb::put_saved_map(NodeId node, const std::vector<std::string>& chu
     Query query(*impl_->connection,
                 "INSERT INTO saved_map_chunk (node, chunk, bytes, sum) VALUES (?1, ?2, ?3, ?4)");
     query.bind(node).bind(chunk).bind_blob(chunks[chunk]);
-    VT_RETURN_IF_ERROR(query.bind_bits(blob_sum(chunks[chunk], node, chunk)).run());
+    VT_RETURN_IF_ERROR(query.bind_bits(keyed_checksum(chunks[chunk], node, chunk)).run());
   }
   return {};
 }

@@ -1,14 +1,16 @@
 // check(): whether the store is what it must be. Online: it runs beside readers and writers.
 #include <algorithm>
+#include <map>
 
-#include "blockstore/aligned_io.h"
 #include "blockstore/base/checksum.h"
+#include "blockstore/check_blocks.h"
 #include "blockstore/store_core.h"
 
 namespace voltree {
 namespace {
 
-constexpr std::uint64_t kStepBlocks = 256;  // 1 MiB a read
+constexpr std::size_t kFindingsMax = 1000;
+
 class Checker {
  public:
   Checker(StoreCore& core, CheckOptions options) : core_(core), options_(std::move(options)) {}
@@ -17,13 +19,13 @@ class Checker {
     VT_CO_RETURN_IF_ERROR(co_await check_catalog());
     check_lineage();
     for (const std::shared_ptr<Layer>& layer : core_.engine.layers().all()) {
-      VT_CO_RETURN_IF_ERROR(co_await check_layer(*layer));
+      VT_CO_RETURN_IF_ERROR(co_await check_layer(layer));
     }
     VT_CO_RETURN_IF_ERROR(co_await check_strays());
     VT_CO_RETURN_IF_ERROR(co_await check_visibility());
     if (options_.data) {
       for (const std::shared_ptr<Layer>& layer : core_.engine.layers().all()) {
-        VT_CO_RETURN_IF_ERROR(co_await check_data(*layer));
+        VT_CO_RETURN_IF_ERROR(co_await check_data(layer));
       }
     }
     if (options_.data && report_.sound()) co_await forget_failure();
@@ -73,13 +75,20 @@ class Checker {
   }
 
   // Index against sums: every block of data has a sum, and no other block has one.
-  Task<Status> check_layer(Layer& layer) {
+  Task<Status> check_layer(std::shared_ptr<Layer> checked) {
+    Layer& layer = *checked;
     ++report_.layers;
-    Status opened = co_await layer.ensure_open();
-    if (opened.ok()) opened = co_await layer.ensure_index(core_.engine.catalog());
+    Status opened = co_await layer.ensure_index(core_.engine.catalog());
+    if (opened.ok()) opened = co_await layer.ensure_open();
     if (!opened.ok()) {
-      damage("layer {:08x}: {}", layer.id(), opened.message());
       broken_.insert(layer.id());
+      ExtentMap all;
+      {
+        const std::lock_guard lock(layer.mutex);
+        all = layer.state.index;
+      }
+      const auto names = co_await names_seeing(core_, checked, all);
+      damage("layer {:08x}: {} ({})", layer.id(), opened.message(), seen_by_text(names));
       co_return Status();
     }
     ExtentMap index;
@@ -106,7 +115,7 @@ class Checker {
           if (layer.state.index.at(block) != kIndexData) continue;
         }
         damage("layer {:08x}: block {} is in the index but has no checksum", layer.id(), block);
-        if (report_.findings.size() > 1000) co_return Status();
+        if (report_.findings.size() > kFindingsMax) co_return Status();
       }
     }
     co_return Status();
@@ -160,55 +169,34 @@ class Checker {
     co_return Status();
   }
 
-  Task<Status> check_data(Layer& layer) {
-    if (broken_.contains(layer.id())) co_return Status();
-    ExtentMap index;
-    {
-      const std::lock_guard lock(layer.mutex);
-      index = layer.state.index;
-    }
-    std::vector<BlockRange> steps;
-    index.for_each_extent([&steps](const Extent& extent) {
-      for (std::uint64_t at = extent.first; extent.value == kIndexData && at < extent.end();
-           at += kStepBlocks) {
-        steps.push_back({at, std::min(kStepBlocks, extent.end() - at)});
+  Task<Status> check_data(std::shared_ptr<Layer> layer) {
+    if (broken_.contains(layer->id())) co_return Status();
+    std::map<std::string, ExtentMap> bad;  // by why
+    BlockCheck check;
+    check.damaged = [&bad](std::uint64_t block, std::string_view why) {
+      bad[std::string(why)].assign(block, 1, 1);
+    };
+    check.step = [this](std::uint64_t bytes, std::uint64_t) { return after_step(bytes); };
+    VT_CO_RETURN_IF_ERROR(co_await check_blocks(core_, layer, 0, check));
+    for (const auto& [why, blocks] : bad) {
+      const std::size_t room = kFindingsMax - std::min(kFindingsMax, report_.findings.size());
+      const auto runs = co_await seen_runs(core_, layer, blocks, room);
+      for (const SeenRun& run : runs) {
+        const std::string which =
+            run.blocks.count == 1
+                ? fmt::format("block {}", run.blocks.first)
+                : fmt::format("blocks {} to {}", run.blocks.first, run.blocks.end() - 1);
+        damage("layer {:08x}: {}: {}; {}", layer->id(), which, why, seen_by_text(run.names));
       }
-    });
-    AlignedBuffer buffer(kStepBlocks * kBlockBytes);
-    for (const BlockRange& step : steps) {
-      const Gate::Token token = core_.engine.read_gate().enter();
-      const auto bytes = buffer.span().first(step.count * kBlockBytes);
-      VT_CO_RETURN_IF_ERROR(co_await layer.touch_sums(step, false));
-      const Status read = co_await layer.file(true).read(bytes, step.first * kBlockBytes);
-      if (!read.ok()) damage("layer {:08x}: {}", layer.id(), read.message());
-      for (std::uint64_t i = 0; read.ok() && i < step.count; ++i) {
-        const std::uint64_t block = step.first + i;
-        if (block_checksum(bytes.subspan(i * kBlockBytes, kBlockBytes)) == layer.sum(block))
-          continue;
-        VT_CO_RETURN_IF_ERROR(co_await check_block_again(layer, block));
-      }
-      report_.verified_bytes += bytes.size();
-      if (options_.progress) {
-        options_.progress(report_.verified_bytes, report_.blocks * kBlockBytes);
-      }
+      if (runs.empty()) damage("layer {:08x}: more blocks are damaged", layer->id());
     }
     co_return Status();
   }
 
-  // A mismatch may be a write passing by: data and sum agree under the range lock.
-  Task<Status> check_block_again(Layer& layer, std::uint64_t block) {
-    const std::shared_ptr<Volume> volume = core_.open_volume(layer.owner());
-    RangeLock::Guard guard;
-    if (volume != nullptr) guard = co_await volume->range_lock().lock({block, 1});
-    {
-      const std::lock_guard lock(layer.mutex);
-      if (layer.state.index.at(block) != kIndexData) co_return Status();
-    }
-    AlignedBuffer buffer(kBlockBytes);
-    VT_CO_RETURN_IF_ERROR(co_await layer.file(true).read(buffer.span(), block * kBlockBytes));
-    if (block_checksum(buffer.span()) == layer.sum(block)) co_return Status();
-    damage("layer {:08x}: block {} does not match its checksum", layer.id(), block);
-    co_return Status();
+  Task<bool> after_step(std::uint64_t bytes) {
+    report_.verified_bytes += bytes;
+    if (options_.progress) options_.progress(report_.verified_bytes, report_.blocks * kBlockBytes);
+    co_return true;
   }
 
   StoreCore& core_;

@@ -19,9 +19,9 @@ std::string reserve_path(const std::string& directory) { return directory + "/re
 Engine::Engine(Runtime& runtime, std::string directory)
     : runtime_(runtime), directory_(std::move(directory)) {}
 
-LayerRow row_of(Layer& layer, std::int64_t created_ns) {
+LayerRow row_of(Layer& layer) {
   const std::lock_guard lock(layer.mutex);
-  return {layer.id(), layer.owner(), layer.size_bytes(), layer.state.unsettled, created_ns};
+  return {layer.id(), layer.owner(), layer.size_bytes(), layer.state.unsettled, layer.created_ns()};
 }
 
 Status Engine::check_writable() const {
@@ -36,6 +36,14 @@ Status Engine::check_writable() const {
 
 std::string Engine::needs_check_path(const std::string& directory) {
   return directory + "/run/needs_check";
+}
+
+Status Engine::ask_for_check(FileSystem& fs, const std::string& directory, std::string_view why) {
+  VT_ASSIGN_OR_RETURN(auto file, fs.open(needs_check_path(directory), {.create = true}));
+  VT_RETURN_IF_ERROR(file->truncate(0));
+  VT_RETURN_IF_ERROR(file->write_sync(std::as_bytes(std::span(why.data(), why.size())), 0));
+  VT_RETURN_IF_ERROR(file->sync_sync());
+  return fs.sync_dir(directory + "/run");
 }
 
 void Engine::fail(const Status& cause) {
@@ -132,7 +140,7 @@ Task<Result<std::shared_ptr<Layer>>> Engine::create_layer(NodeId owner, std::uin
 
 Task<Status> Engine::mark_unsettled(Layer& layer) {
   auto guard = co_await layer.mark_mutex.lock();
-  LayerRow row = row_of(layer, runtime_.wall_now().count());
+  LayerRow row = row_of(layer);
   if (row.unsettled) co_return Status();
   row.unsettled = true;
   VT_CO_RETURN_IF_ERROR(
@@ -171,7 +179,7 @@ Task<Status> Engine::settle(Layer& layer, Gate* write_gate) {
     state.dirty_regions.clear();
     unsettled = state.unsettled;
   }
-  if (!unsettled) co_return Status();
+  if (!unsettled || layer.failed()) co_return Status();
   VT_CO_RETURN_IF_ERROR(check_writable());
   VT_CO_RETURN_IF_ERROR(co_await layer.ensure_open());
   if (write_gate != nullptr) co_await write_gate->drain();
@@ -186,7 +194,7 @@ Task<Status> Engine::settle(Layer& layer, Gate* write_gate) {
   }
   auto guard = co_await layer.mark_mutex.lock();
   std::vector<std::uint64_t> regions;
-  LayerRow row = row_of(layer, runtime_.wall_now().count());
+  LayerRow row = row_of(layer);
   {
     const std::lock_guard lock(layer.mutex);
     Layer::State& state = layer.state;

@@ -35,6 +35,7 @@ class Engine {
   Catalog& catalog() { return *catalog_; }
   void set_catalog(std::unique_ptr<Catalog> catalog) { catalog_ = std::move(catalog); }
   LayerTable& layers() { return layers_; }
+  const LayerTable& layers() const { return layers_; }
   InflightTable& inflight() { return *inflight_; }
   void set_inflight(std::unique_ptr<InflightTable> table) { inflight_ = std::move(table); }
   // Entered around every read of layer data. A range is erased only after a drain that began when
@@ -56,6 +57,8 @@ class Engine {
   // Called on an executor. Leaves run/needs_check behind for whoever opens the store next.
   void fail(const Status& cause);
   static std::string needs_check_path(const std::string& directory);
+  // Leaves it behind by hand: `why` is what the next open warns with. Blocking.
+  static Status ask_for_check(FileSystem& fs, const std::string& directory, std::string_view why);
 
   // Every commit goes through here: one that fails, for another reason than a
   // full host, makes the store read-only (I10).
@@ -116,6 +119,6 @@ Task<Status> Engine::run_syncing(F work) {
   co_return done;
 }
 
-LayerRow row_of(Layer& layer, std::int64_t created_ns);
+LayerRow row_of(Layer& layer);
 
 }  // namespace voltree

@@ -11,6 +11,7 @@ namespace voltree {
 namespace {
 
 constexpr std::uint64_t kStepBlocks = 256;  // 1 MiB a write
+constexpr std::size_t kWhatMaxBytes = 1000;
 
 // The stream of the `random` policy: splitmix64, a seed an erase item, so that the read-back can
 // make it again.
@@ -198,11 +199,15 @@ Task<Status> Eraser::erase_next(std::uint64_t request_id, std::uint64_t rate_byt
     if (!erased.ok()) co_return erased.status();
     outcome = *erased;
   }
+  if (outcome.missing && request.what.size() < kWhatMaxBytes) {
+    request.what += fmt::format("; layer {:08x} had no file to overwrite", item.layer);
+  }
   VT_CO_RETURN_IF_ERROR(co_await finish_item(request, item, outcome, last));
   const std::lock_guard lock(mutex_);
   running_request_ = 0;
   Queued& queued = queue_.at(request_id);
   if (have_item) queued.items.erase(queued.items.begin());
+  queued.request.what = request.what;
   queued.request.erased_bytes += outcome.erased_bytes;
   queued.request.verified_bytes += outcome.verified_bytes;
   ++queued.request.items_done;
@@ -231,6 +236,7 @@ Task<Result<Eraser::Outcome>> Eraser::erase_layer(const EraseItemRow& item,
     VT_CO_RETURN_IF_ERROR(
         co_await overwrite(**opened, std::move(ranges), request, rate_bytes, outcome));
   }
+  outcome.missing = *opened == nullptr;
   const LayerId id = item.layer;
   VT_CO_RETURN_IF_ERROR(co_await engine_.run_syncing([&](SyncWatch& syncs) {
     (*opened).reset();
@@ -247,7 +253,13 @@ Task<Result<Eraser::Outcome>> Eraser::erase_ranges(const EraseItemRow& item,
   if (layer == nullptr) co_return outcome;  // it was erased as a whole meanwhile
   VT_CO_ASSIGN_OR_RETURN(const ExtentMap map, decode_ranges(item));
   const std::vector<BlockRange> ranges = ranges_of(map);
-  VT_CO_RETURN_IF_ERROR(co_await layer->ensure_open());
+  const Status ready = co_await layer->ensure_open();
+  if (layer->failed()) {
+    VT_CO_RETURN_IF_ERROR(
+        co_await erase_ranges_of_failed(item.layer, ranges, request, rate_bytes, outcome));
+    co_return outcome;
+  }
+  VT_CO_RETURN_IF_ERROR(ready);
   VT_CO_RETURN_IF_ERROR(
       co_await overwrite(layer->file(true), ranges, request, rate_bytes, outcome));
   for (const BlockRange& range : ranges) {
@@ -259,6 +271,33 @@ Task<Result<Eraser::Outcome>> Eraser::erase_ranges(const EraseItemRow& item,
                                                                 range.count * kBlockBytes));
   }
   co_return outcome;
+}
+
+// What is left of the layer's data file. Its sums are left alone: no map leads to these blocks.
+Task<Status> Eraser::erase_ranges_of_failed(LayerId layer, std::vector<BlockRange> ranges,
+                                            const EraseRequestRow& request,
+                                            std::uint64_t rate_bytes, Outcome& outcome) {
+  FileSystem& fs = engine_.runtime().fs();
+  const std::string path = Layer::data_path(engine_.directory(), layer);
+  std::uint64_t end = 0;
+  auto opened = co_await engine_.runtime().run_blocking([&]() -> Result<std::unique_ptr<File>> {
+    VT_ASSIGN_OR_RETURN(const bool there, fs.exists(path));
+    if (!there) return std::unique_ptr<File>();
+    VT_ASSIGN_OR_RETURN(auto file, fs.open(path, {.direct = true}));
+    VT_ASSIGN_OR_RETURN(const std::uint64_t size_bytes, file->size_bytes());
+    end = size_bytes / kBlockBytes;
+    return file;
+  });
+  if (!opened.ok()) co_return opened.status();
+  outcome.missing = *opened == nullptr;
+  if (outcome.missing) co_return Status();
+  (void)cut_at(ranges, end);
+  VT_CO_RETURN_IF_ERROR(co_await overwrite(**opened, ranges, request, rate_bytes, outcome));
+  for (const BlockRange& range : ranges) {
+    VT_CO_RETURN_IF_ERROR(
+        co_await (*opened)->punch_hole(range.first * kBlockBytes, range.count * kBlockBytes));
+  }
+  co_return Status();
 }
 
 // Overwrite, fdatasync, read back: in this order (I8). What is not overwritten only counts.

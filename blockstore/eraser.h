@@ -46,12 +46,16 @@ class Eraser {
   struct Outcome {
     std::uint64_t erased_bytes = 0;
     std::uint64_t verified_bytes = 0;
+    bool missing = false;  // there was no file to overwrite
   };
   Task<Status> erase_next(std::uint64_t request, std::uint64_t rate_bytes);
   Task<Result<Outcome>> erase_layer(const EraseItemRow& item, const EraseRequestRow& request,
                                     std::uint64_t rate_bytes);
   Task<Result<Outcome>> erase_ranges(const EraseItemRow& item, const EraseRequestRow& request,
                                      std::uint64_t rate_bytes);
+  Task<Status> erase_ranges_of_failed(LayerId layer, std::vector<BlockRange> ranges,
+                                      const EraseRequestRow& request, std::uint64_t rate_bytes,
+                                      Outcome& outcome);
   Task<Status> overwrite(File& file, std::vector<BlockRange> ranges, const EraseRequestRow& request,
                          std::uint64_t rate_bytes, Outcome& outcome);
   Task<Status> pace(std::uint64_t bytes, std::uint64_t rate_bytes);

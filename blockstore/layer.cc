@@ -31,6 +31,7 @@ Layer::Layer(Runtime& runtime, std::string store_directory, const LayerRow& row)
     : runtime_(runtime),
       store_directory_(std::move(store_directory)),
       id_(row.id),
+      created_ns_(row.created_ns),
       size_bytes_(row.size_bytes),
       owner_(row.owner) {
   state.unsettled = row.unsettled;
@@ -100,18 +101,46 @@ Status Layer::open_files() {
     return error(Code::kDamaged, "layer file {} is {} bytes long, but must have {}", path, length,
                  wanted);
   }
+  return open_sums();
+}
+
+// Mapping makes the file, and makes it longer: what is missing must be noticed before.
+Status Layer::open_sums() {
+  FileSystem& fs = runtime_.fs();
+  const std::string path = sum_path(store_directory_, id_);
+  VT_ASSIGN_OR_RETURN(const bool there, fs.exists(path));
+  if (!there) {
+    return error(Code::kDamaged, "{} is missing: restore it, or delete what uses it", path);
+  }
+  {
+    VT_ASSIGN_OR_RETURN(const auto file, fs.open(path, {.writable = false}));
+    VT_ASSIGN_OR_RETURN(const std::uint64_t length, file->size_bytes());
+    sums_were_short_ = length < sum_file_bytes(size_bytes());
+  }
   sums_reserve_bytes_ = reserve_bytes(size_bytes());
-  VT_ASSIGN_OR_RETURN(sums_, fs.map(sum_path(store_directory_, id_), sum_file_bytes(size_bytes()),
-                                    sums_reserve_bytes_));
+  VT_ASSIGN_OR_RETURN(sums_, fs.map(path, sum_file_bytes(size_bytes()), sums_reserve_bytes_));
   return {};
+}
+
+Status Layer::failure() const {
+  const std::lock_guard lock(failure_mutex_);
+  return failure_;
+}
+
+void Layer::fail(Status why) {
+  const std::lock_guard lock(failure_mutex_);
+  failure_ = std::move(why);
+  failed_.store(true, std::memory_order_release);
 }
 
 Task<Status> Layer::ensure_open() {
   if (opened_.load(std::memory_order_acquire)) co_return Status();
   auto guard = co_await open_mutex_.lock();
   if (opened_.load(std::memory_order_acquire)) co_return Status();
+  if (failed()) co_return failure();
   Status status = co_await runtime_.run_blocking([this] { return open_files(); });
   if (status.ok()) opened_.store(true, std::memory_order_release);
+  if (status.code() == Code::kDamaged) fail(status);
   co_return status;
 }
 
@@ -190,6 +219,14 @@ std::vector<std::shared_ptr<Layer>> LayerTable::all() const {
   std::vector<std::shared_ptr<Layer>> layers;
   layers.reserve(layers_.size());
   for (const auto& entry : layers_) layers.push_back(entry.second);
+  return layers;
+}
+
+std::vector<std::shared_ptr<Layer>> LayerTable::failed() const {
+  std::vector<std::shared_ptr<Layer>> layers = all();
+  std::erase_if(layers, [](const auto& layer) { return !layer->failed(); });
+  std::sort(layers.begin(), layers.end(),
+            [](const auto& a, const auto& b) { return a->id() < b->id(); });
   return layers;
 }
 

@@ -32,6 +32,7 @@ class Layer {
 
   LayerId id() const { return id_; }
   std::uint64_t size_bytes() const { return size_bytes_.load(std::memory_order_acquire); }
+  std::int64_t created_ns() const { return created_ns_; }
   // The node that owns the layer. A head writes in place into what it owns and nowhere else.
   NodeId owner() const { return owner_.load(std::memory_order_acquire); }
   void set_owner(NodeId node) { owner_.store(node, std::memory_order_release); }
@@ -44,8 +45,15 @@ class Layer {
   // Blocking.
   static Status unlink_files(FileSystem& fs, const std::string& store_directory, LayerId id,
                              SyncWatch& syncs);
-  // Opens the files on first use. kDamaged, naming the file, when it is missing or short.
+  // Opens the files on first use. kDamaged, naming the file, when it is missing or short: the layer
+  // has failed then.
   Task<Status> ensure_open();
+  // Why its files cannot be used; OK as long as nothing is known against them. A layer that has
+  // failed stays so until the store is opened again: nothing is written to it, and its blocks are
+  // kDamaged. Thread-safe.
+  Status failure() const;
+  bool failed() const { return failed_.load(std::memory_order_acquire); }
+  void fail(Status why);
   // True when the reserved address range lets the layer grow to `size_bytes`; it has then grown.
   // Blocking.
   Result<bool> grow(std::uint64_t size_bytes);
@@ -54,6 +62,9 @@ class Layer {
   // layers.
   File& file(bool direct) { return direct ? *direct_file_ : *cached_file_; }
   MappedFile& sums() { return *sums_; }
+
+  // The .sum file was shorter than it must be: it has lost its end.
+  bool sums_were_short() const { return sums_were_short_; }
 
   std::uint64_t sum(std::uint64_t block) const;
   void set_sum(std::uint64_t block, std::uint64_t value);
@@ -81,14 +92,20 @@ class Layer {
 
  private:
   Status open_files();
+  Status open_sums();
 
   Runtime& runtime_;
   const std::string store_directory_;
   const LayerId id_;
+  const std::int64_t created_ns_;
   std::atomic<std::uint64_t> size_bytes_;
   std::atomic<NodeId> owner_;
   AsyncMutex open_mutex_;
   std::atomic<bool> opened_{false};
+  std::atomic<bool> failed_{false};
+  mutable std::mutex failure_mutex_;
+  Status failure_;
+  bool sums_were_short_ = false;
   std::atomic<bool> index_ready_{false};
   std::unique_ptr<File> direct_file_;
   std::unique_ptr<File> cached_file_;
@@ -103,6 +120,7 @@ class LayerTable {
   void remove(LayerId id);
   std::shared_ptr<Layer> find(LayerId id) const;  // nullptr when there is none
   std::vector<std::shared_ptr<Layer>> all() const;
+  std::vector<std::shared_ptr<Layer>> failed() const;
 
  private:
   mutable std::mutex mutex_;

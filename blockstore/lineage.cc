@@ -139,6 +139,27 @@ ExtentMap Lineage::shadow(const Node& node) const {
   return overlay(mask, common);
 }
 
+std::map<NodeId, ExtentMap> Lineage::seen_by(NodeId owner, LayerId layer,
+                                             const ExtentMap& blocks) const {
+  std::map<NodeId, ExtentMap> seen;
+  std::vector<std::pair<NodeId, ExtentMap>> left;
+  left.emplace_back(owner, blocks);
+  while (!left.empty()) {
+    auto [id, visible] = std::move(left.back());
+    left.pop_back();
+    const Node& node = *find(id);
+    for (const LayerId newer : node.owned) {
+      if (id == owner && newer <= layer) continue;
+      const auto index = indexes_.find(newer);
+      if (index != indexes_.end()) visible = subtract(visible, index->second);
+    }
+    if (visible.empty()) continue;
+    for (const NodeId child : node.children) left.emplace_back(child, visible);
+    seen.emplace(id, std::move(visible));
+  }
+  return seen;
+}
+
 void Lineage::drop_garbage(LayerId layer, const ExtentMap& mask, LineagePlan& plan) {
   ExtentMap& index = indexes_.at(layer);
   const ExtentMap gone = intersect(index, mask);

@@ -59,6 +59,10 @@ class Lineage {
   std::vector<LayerId> needed_for_remove(NodeId id) const;
   std::vector<LayerId> needed_for_trim(NodeId id) const;
 
+  // Which nodes see which of `blocks` of a layer that `owner` owns: those at or below it, junctions
+  // included, less what newer layers shadow. Indexes that were not given shadow nothing.
+  std::map<NodeId, ExtentMap> seen_by(NodeId owner, LayerId layer, const ExtentMap& blocks) const;
+
   // Takes the node out of the tree. Its children stay what they were.
   void remove(NodeId id, LineagePlan& plan);
   // Detaches a head's layers, all of them garbage: the first half of a revert.

@@ -20,6 +20,7 @@
 #include "blockstore/base/checksum.h"
 #include "blockstore/format/region_format.h"
 #include "blockstore/store_core.h"
+#include "blockstore/store_repair_layers.h"
 
 namespace voltree {
 namespace {
@@ -52,23 +53,31 @@ std::uint32_t value_of_sum(std::uint64_t sum) {
 
 Task<Status> StoreCore::recover(bool same_boot) {
   for (const std::shared_ptr<Layer>& layer : engine.layers().all()) {
-    if (!layer->state.unsettled) continue;
+    if (!layer->state.unsettled || layer->failed()) continue;
     VT_CO_RETURN_IF_ERROR(co_await layer->ensure_index(engine.catalog()));
-    VT_CO_RETURN_IF_ERROR(co_await layer->ensure_open());
-    if (same_boot) {
-      const Status drained = co_await engine.runtime().run_blocking(
-          [&layer] { return layer->file(true).drain_foreign_io(); });
-      VT_CO_RETURN_IF_ERROR(drained);
-      // A sealed layer's index was whole when its fork was committed.
-      const bool sealed = lineage.find(layer->owner())->row.kind != NodeKind::kHead;
-      if (!sealed && !doubted) VT_CO_RETURN_IF_ERROR(co_await adopt_sums(*layer));
-      if (!sealed && doubted) VT_CO_RETURN_IF_ERROR(co_await adopt_what_matches(*layer));
-    }
-    if (!same_boot || doubted) VT_CO_RETURN_IF_ERROR(co_await restore_sums(*layer));
+    const Status recovered = co_await recover_layer(*layer, same_boot);
+    // One that has lost its files is no reason to keep the others away.
+    if (!recovered.ok() && !layer->failed()) co_return recovered;
   }
   if (same_boot) VT_CO_RETURN_IF_ERROR(co_await restamp_left_behind());
   VT_CO_RETURN_IF_ERROR(co_await settle_all());
   co_return co_await remove_stray_files();
+}
+
+Task<Status> StoreCore::recover_layer(Layer& layer, bool same_boot) {
+  VT_CO_RETURN_IF_ERROR(co_await layer.ensure_open());
+  if (!same_boot) co_return co_await restore_sums(layer);
+  const Status drained = co_await engine.runtime().run_blocking(
+      [&layer] { return layer.file(true).drain_foreign_io(); });
+  VT_CO_RETURN_IF_ERROR(drained);
+  // A sealed layer's index was whole when its fork was committed. And sums that were cut off would
+  // say that what they covered was discarded: the catalog knows better.
+  const bool sealed = lineage.find(layer.owner())->row.kind != NodeKind::kHead;
+  const bool adopts = !sealed && !layer.sums_were_short();
+  if (adopts && !doubted) VT_CO_RETURN_IF_ERROR(co_await adopt_sums(layer));
+  if (adopts && doubted) VT_CO_RETURN_IF_ERROR(co_await adopt_what_matches(layer));
+  if (doubted) VT_CO_RETURN_IF_ERROR(co_await restore_sums(layer));
+  co_return Status();
 }
 
 Task<Status> StoreCore::adopt_sums(Layer& layer) {
@@ -178,8 +187,11 @@ Task<Status> StoreCore::restamp_left_behind() {
     if (node == nullptr || entry.range.count > kRegionBlocks * kRegionBlocks) continue;
     for (const LayerId id : node->owned) {
       const std::shared_ptr<Layer> layer = engine.layers().find(id);
+      if (layer->failed()) continue;
       VT_CO_RETURN_IF_ERROR(co_await layer->ensure_index(engine.catalog()));
-      VT_CO_RETURN_IF_ERROR(co_await layer->ensure_open());
+      const Status opened = co_await layer->ensure_open();
+      if (layer->failed()) continue;
+      VT_CO_RETURN_IF_ERROR(opened);
       if (entry.range.end() > blocks_of_bytes(layer->size_bytes())) continue;
       VT_CO_RETURN_IF_ERROR(co_await restamp(*layer, entry.range, false));
     }
@@ -205,12 +217,18 @@ Task<Status> StoreCore::restamp(Layer& layer, BlockRange range, bool write_back)
   for (const BlockRange& step : data) {
     VT_CO_RETURN_IF_ERROR(co_await layer.touch_sums(step, true));
     const auto bytes = buffer.span().first(step.count * kBlockBytes);
-    VT_CO_RETURN_IF_ERROR(co_await layer.file(true).read(bytes, step.first * kBlockBytes));
-    if (write_back) {
+    const Status read = co_await layer.file(true).read(bytes, step.first * kBlockBytes);
+    if (read.ok() && write_back) {
       VT_CO_RETURN_IF_ERROR(co_await layer.file(true).write(bytes, step.first * kBlockBytes));
     }
     for (std::uint64_t i = 0; i < step.count; ++i) {
-      const std::uint64_t sum = block_checksum(bytes.subspan(i * kBlockBytes, kBlockBytes));
+      const auto block = bytes.subspan(i * kBlockBytes, kBlockBytes);
+      // A sector that cannot be read is its block's misfortune, which its reader is told.
+      if (!read.ok() &&
+          !(co_await layer.file(true).read(block, (step.first + i) * kBlockBytes)).ok()) {
+        continue;
+      }
+      const std::uint64_t sum = block_checksum(block);
       if (sum == layer.sum(step.first + i)) continue;
       layer.set_sum(step.first + i, sum);
       engine.counters().restamped_blocks.fetch_add(1, std::memory_order_relaxed);
@@ -274,23 +292,16 @@ Status write_again(FileSystem& fs, const std::string& path, SyncWatch& syncs,
 }
 
 Result<std::vector<LayerId>> stray_layers(StoreCore& core) {
-  FileSystem& fs = core.engine.runtime().fs();
-  const std::string root = core.engine.directory() + "/layers";
   std::set<LayerId> known;
   for (const auto& layer : core.engine.layers().all()) known.insert(layer->id());
   for (const Eraser::Queued& queued : core.eraser.queue()) {
     for (const EraseItemRow& item : queued.items) known.insert(item.layer);
   }
   std::vector<LayerId> stray;
-  VT_ASSIGN_OR_RETURN(const auto folders, fs.list_dir(root));
-  for (const std::string& folder : folders) {
-    VT_ASSIGN_OR_RETURN(const auto names, fs.list_dir(fmt::format("{}/{}", root, folder)));
-    for (const std::string& name : names) {
-      if (name.size() != 8) continue;  // the .sum goes with its layer
-      char* end = nullptr;
-      const auto id = static_cast<LayerId>(std::strtoul(name.c_str(), &end, 16));
-      if (*end == '\0' && !known.contains(id)) stray.push_back(id);
-    }
+  VT_ASSIGN_OR_RETURN(const auto files,
+                      layer_files(core.engine.runtime().fs(), core.engine.directory()));
+  for (const auto& [id, there] : files) {
+    if (there.data && !known.contains(id)) stray.push_back(id);  // the sums go with their layer
   }
   return stray;
 }

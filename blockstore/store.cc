@@ -2,9 +2,15 @@
 #include "blockstore/store.h"
 
 #include <algorithm>
+#include <optional>
+#include <sstream>
 
 #include "blockstore/catalog_log.h"
+#include "blockstore/check_blocks.h"
+#include "blockstore/lineage_copy.h"
 #include "blockstore/store_core.h"
+#include "blockstore/store_repair_layers.h"
+#include "blockstore/store_scrub.h"
 
 namespace voltree {
 namespace {
@@ -12,15 +18,8 @@ namespace {
 constexpr std::chrono::milliseconds kTick{250};
 // A region settles, an idle device closes and junctions are swept about this often.
 constexpr int kUpkeepTicks = 20;
-
-std::string make_uuid(Runtime& runtime) {
-  std::uint64_t high = runtime.random_u64();
-  std::uint64_t low = runtime.random_u64();
-  high = (high & ~0xf000ULL) | 0x4000ULL;      // version 4 (RFC 9562, section 5.4)
-  low = (low & ~(3ULL << 62)) | (2ULL << 62);  // its variant
-  return fmt::format("{:08x}-{:04x}-{:04x}-{:04x}-{:012x}", high >> 32, (high >> 16) & 0xffff,
-                     high & 0xffff, low >> 48, low & 0xffffffffffffULL);
-}
+// Of missing layers so many are named in the warning.
+constexpr std::size_t kWarnedLayersMax = 3;
 
 std::string host_warning(const FsInfo& info) {
   if (!info.copy_on_write) return {};
@@ -29,6 +28,55 @@ std::string host_warning(const FsInfo& info) {
       "old "
       "bytes are gone",
       info.type);
+}
+
+// Setting `place`: which file the catalog was when the store was last open.
+std::string place_text(const FileIdentity& place) {
+  return fmt::format("{} {} {}", place.device, place.inode, place.born_ns);
+}
+
+std::optional<FileIdentity> parse_place(const std::string& text) {
+  std::istringstream fields(text);
+  FileIdentity place;
+  fields >> place.device >> place.inode >> place.born_ns;
+  return fields ? std::optional(place) : std::nullopt;
+}
+
+// Numbers of devices hold for one boot.
+bool same_file(const FileIdentity& was, const FileIdentity& is, bool same_boot) {
+  return was.inode == is.inode && was.born_ns == is.born_ns &&
+         (!same_boot || was.device == is.device);
+}
+
+// What run/needs_check says; it is empty, or not there, after a failure.
+Result<std::string> read_needs_check(FileSystem& fs, const std::string& directory, bool there) {
+  constexpr std::uint64_t kTextMaxBytes = 1000;
+  std::string text;
+  if (there) {
+    VT_ASSIGN_OR_RETURN(auto file,
+                        fs.open(Engine::needs_check_path(directory), {.writable = false}));
+    VT_ASSIGN_OR_RETURN(const std::uint64_t length, file->size_bytes());
+    text.resize(std::min(length, kTextMaxBytes));
+    VT_RETURN_IF_ERROR(
+        file->read_sync(std::as_writable_bytes(std::span(text.data(), text.size())), 0));
+  }
+  if (!text.empty()) return text;
+  return std::string(
+      "the store went read-only after a failure when it was last open: run `voltree check --data`");
+}
+
+std::string copy_warning(const std::string& uuid, const std::string& from, bool clean) {
+  if (clean) {
+    return fmt::format(
+        "this store was copied, or moved to another file system, since it was last "
+        "open: it has a uuid of its own now, {} (it was {})",
+        uuid, from);
+  }
+  return fmt::format(
+      "this store is a copy of {} that was taken while that was open: it was "
+      "recovered as after a power failure, and has a uuid of its own, {}; run "
+      "`voltree check --data`",
+      from, uuid);
 }
 
 // Nothing is there, or what an init that was cut off has left.
@@ -48,7 +96,7 @@ Status check_empty(FileSystem& fs, const std::string& directory) {
   }
   for (const std::string& name : names) {
     const bool ours = name == "layers" || name == "run" || name == "LOCK" || name == "reserve" ||
-                      name.starts_with("catalog.db.new");
+                      name.starts_with("catalog.db.new") || name.starts_with("lineage");
     if (ours) continue;
     return error(Code::kExists, "{} is not empty: a store needs a folder of its own", directory);
   }
@@ -64,6 +112,15 @@ CatalogDb::Settings first_settings(Runtime& runtime, const StoreCreateOptions& o
 }
 
 }  // namespace
+
+std::string make_uuid(Runtime& runtime) {
+  std::uint64_t high = runtime.random_u64();
+  std::uint64_t low = runtime.random_u64();
+  high = (high & ~0xf000ULL) | 0x4000ULL;      // version 4 (RFC 9562, section 5.4)
+  low = (low & ~(3ULL << 62)) | (2ULL << 62);  // its variant
+  return fmt::format("{:08x}-{:04x}-{:04x}-{:04x}-{:012x}", high >> 32, (high >> 16) & 0xffff,
+                     high & 0xffff, low >> 48, low & 0xffffffffffffULL);
+}
 
 Status Store::create(Runtime& runtime, const std::string& directory, StoreCreateOptions options) {
   FileSystem& fs = runtime.fs();
@@ -114,6 +171,12 @@ Task<Status> StoreCore::open(StoreOpenOptions options) {
   VT_CO_RETURN_IF_ERROR(co_await engine.run_syncing([&](SyncWatch& syncs) -> Status {
     VT_ASSIGN_OR_RETURN(const bool there, runtime.fs().exists(directory + "/catalog.db"));
     if (!there) {
+      // An init that was cut off has left an empty one.
+      VT_ASSIGN_OR_RETURN(const auto layers, layer_files(runtime.fs(), directory));
+      if (!layers.empty()) {
+        return error(Code::kDamaged, "{} is a store without its catalog.db: see `voltree repair`",
+                     directory);
+      }
       return error(Code::kNotFound, "there is no store in {}: make one with `voltree init`",
                    directory);
     }
@@ -130,9 +193,7 @@ Task<Status> StoreCore::open(StoreOpenOptions options) {
     mount_id = info.mount_id;
     doubted = needs_check || table->failed();
     if (doubted) {
-      warning =
-          "the store went read-only after a failure when it was last open: run `voltree check "
-          "--data`";
+      VT_ASSIGN_OR_RETURN(warning, read_needs_check(runtime.fs(), directory, needs_check));
     }
     engine.set_inflight(std::move(table));
     // I10: what a sync could not make durable, another sync alone does not.
@@ -145,6 +206,7 @@ Task<Status> StoreCore::open(StoreOpenOptions options) {
     VT_ASSIGN_OR_RETURN(db, CatalogDb::open(runtime.fs(), directory + "/catalog.db"));
     // Until close() has moved it: what goes wrong with it on another way out is seen by nobody.
     db->keep_log(true);
+    VT_ASSIGN_OR_RETURN(place, runtime.fs().identity(directory + "/catalog.db"));
     const std::uint64_t unknown = db->format().read_only_compatible & ~kKnownReadOnlyCompatible;
     if (unknown == 0) return {};
     return error(
@@ -156,6 +218,7 @@ Task<Status> StoreCore::open(StoreOpenOptions options) {
   engine.set_catalog(std::make_unique<Catalog>(runtime, std::move(db)));
   VT_CO_RETURN_IF_ERROR(co_await load());
   if (options.background_work) {
+    if (scrubber->interrupted()) (void)co_await scrubber->start(scrubber->info().rate_bytes, false);
     background_started = true;
     spawn(runtime.executor(0), background_loop());
     spawn(runtime.executor(0), eraser_loop());
@@ -166,28 +229,28 @@ Task<Status> StoreCore::open(StoreOpenOptions options) {
 Task<Status> StoreCore::load() {
   struct Loaded {
     CatalogImage image;
-    std::map<std::string, std::string> settings;
     GuardSettings guard;
-    std::optional<std::string> mount_id;  // not there in stores of older versions
     std::vector<NodeId> saved;
   };
   VT_CO_ASSIGN_OR_RETURN(
-      Loaded loaded, co_await engine.catalog().read<Loaded>([](CatalogDb& db) -> Result<Loaded> {
+      Loaded loaded,
+      co_await engine.catalog().read<Loaded>([this](CatalogDb& db) -> Result<Loaded> {
         Loaded all;
         VT_ASSIGN_OR_RETURN(all.image, db.load());
         for (const char* key : {"uuid", "boot_id", "clean", "erase_policy", "erase_rate_bytes"}) {
-          VT_ASSIGN_OR_RETURN(auto value, db.setting(key));
-          if (!value) return error(Code::kDamaged, "the catalog lacks the setting {}", key);
-          all.settings[key] = std::move(*value);
+          if (all.image.settings.contains(key)) continue;
+          return error(Code::kDamaged, "the catalog lacks the setting {}", key);
         }
-        VT_ASSIGN_OR_RETURN(all.mount_id, db.setting("mount_id"));
         VT_ASSIGN_OR_RETURN(all.guard, read_guard_settings(db));
         VT_ASSIGN_OR_RETURN(all.saved, db.saved_map_nodes());
+        engine.catalog().keep_copy(
+            std::make_unique<LineageCopy>(engine.runtime(), engine.directory()), all.image);
         return all;
       }));
-  uuid = loaded.settings["uuid"];
-  VT_CO_ASSIGN_OR_RETURN(erase_policy, parse_erase_policy(loaded.settings["erase_policy"]));
-  erase_rate_bytes = std::strtoull(loaded.settings["erase_rate_bytes"].c_str(), nullptr, 10);
+  std::map<std::string, std::string>& settings = loaded.image.settings;
+  uuid = settings["uuid"];
+  VT_CO_ASSIGN_OR_RETURN(erase_policy, parse_erase_policy(settings["erase_policy"]));
+  erase_rate_bytes = std::strtoull(settings["erase_rate_bytes"].c_str(), nullptr, 10);
   // Parents before children: a node is added below one that is there. Ids do not tell (a head may
   // be reverted).
   std::multimap<NodeId, NodeRow> by_parent;
@@ -226,21 +289,85 @@ Task<Status> StoreCore::load() {
   saved_maps.insert(loaded.saved.begin(), loaded.saved.end());
   index_names();
   eraser.load(std::move(loaded.image.erase_requests), loaded.image.erase_items);
+  scrubber->load(settings["scrub"]);
+  co_return co_await take_over(loaded.image);
+}
+
+// A copy has its own uuid, so that nobody takes it for the store that it was made of, and none of
+// the devices that are booked there. What a copy of an open store holds is what a power loss
+// leaves: the pages that a dead daemon has left in memory are the other store's.
+Task<Status> StoreCore::take_over(CatalogImage& image) {
+  std::map<std::string, std::string>& settings = image.settings;
   const std::string boot_id = engine.runtime().boot_id();
-  if (loaded.settings["clean"] != "1") {
-    doubted = doubted || loaded.mount_id != mount_id;
-    VT_CO_RETURN_IF_ERROR(co_await recover(loaded.settings["boot_id"] == boot_id));
+  const bool same_boot = settings["boot_id"] == boot_id;
+  const bool clean = settings["clean"] == "1";
+  const std::optional<FileIdentity> was = parse_place(settings["place"]);
+  const bool copied = was && !same_file(*was, place, same_boot);
+  copied_from = settings["copied_from"];
+  if (copied) {
+    copied_from = uuid;
+    uuid = make_uuid(engine.runtime());
+    attachments.clear();
+    warn(copy_warning(uuid, copied_from, clean));
+    if (!clean) {
+      VT_CO_RETURN_IF_ERROR(co_await engine.run_syncing([this](SyncWatch&) {
+        return Engine::ask_for_check(engine.runtime().fs(), engine.directory(), warning);
+      }));
+    }
   }
+  VT_CO_RETURN_IF_ERROR(co_await find_missing_layers());
+  doubted = doubted || settings["mount_id"] != mount_id;
+  if (!clean) VT_CO_RETURN_IF_ERROR(co_await recover(same_boot && !copied));
   engine.inflight().clear();
   engine.on_guard_asks([this] { return look_at_host(); });
   VT_CO_RETURN_IF_ERROR(co_await look_at_host());
   co_await engine.refill_reserve();
   if (engine.read_only()) co_return Status();  // it can be read
-  co_return co_await engine.commit_freeing([this, &boot_id](CatalogDb& db) -> Status {
+  co_return co_await engine.commit_freeing([&](CatalogDb& db) -> Status {
+    if (copied) {
+      VT_RETURN_IF_ERROR(db.put_setting("uuid", uuid));
+      VT_RETURN_IF_ERROR(db.put_setting("copied_from", copied_from));
+      for (const AttachmentRow& row : image.attachments) {
+        VT_RETURN_IF_ERROR(db.remove_attachment(row.id));
+      }
+    }
+    VT_RETURN_IF_ERROR(db.put_setting("place", place_text(place)));
     VT_RETURN_IF_ERROR(db.put_setting("boot_id", boot_id));
     VT_RETURN_IF_ERROR(db.put_setting("mount_id", mount_id));
+    VT_RETURN_IF_ERROR(db.add_compatible(kFeatureLineageCopy));
     return db.put_setting("clean", "0");
   });
+}
+
+void StoreCore::warn(const std::string& what) {
+  if (!warning.empty()) warning += "; ";
+  warning += what;
+}
+
+Task<Status> StoreCore::find_missing_layers() {
+  using Files = std::map<LayerId, LayerFiles>;
+  VT_CO_ASSIGN_OR_RETURN(const Files files, co_await engine.runtime().run_blocking([this] {
+    return layer_files(engine.runtime().fs(), engine.directory());
+  }));
+  for (const std::shared_ptr<Layer>& layer : engine.layers().all()) {
+    const auto found = files.find(layer->id());
+    if (found != files.end() && found->second.data && found->second.sums) continue;
+    const bool data = found != files.end() && found->second.data;
+    layer->fail(error(Code::kDamaged, "{} is missing: restore it, or delete what uses it",
+                      data ? Layer::sum_path(engine.directory(), layer->id())
+                           : Layer::data_path(engine.directory(), layer->id())));
+  }
+  const FailedLayers failed = engine.layers().failed();
+  for (std::size_t i = 0; i < failed.size() && i < kWarnedLayersMax; ++i) {
+    VT_CO_RETURN_IF_ERROR(co_await failed[i]->ensure_index(engine.catalog()));
+    const auto names = co_await names_seeing(*this, failed[i], failed[i]->state.index);
+    warn(fmt::format("{} ({})", failed[i]->failure().message(), seen_by_text(names)));
+  }
+  if (failed.size() > kWarnedLayersMax) {
+    warn(fmt::format("{} more layers are missing: see `voltree check`",
+                     failed.size() - kWarnedLayersMax));
+  }
+  co_return Status();
 }
 
 // --- Background work.
@@ -278,6 +405,7 @@ Task<void> StoreCore::background_loop() {
     (void)co_await close_idle_devices(false);
     co_await engine.refill_reserve();
     (void)co_await look_at_host();
+    co_await engine.catalog().renew_copy();
     const std::uint64_t blocks = engine.counters().redirected_blocks.load();
     if (blocks != swept_blocks || generation.load() != swept_generation) {
       swept_blocks = blocks;
@@ -383,6 +511,7 @@ Task<Status> StoreCore::close() {
   if (closed) co_return Status();
   closed = true;
   stopping.store(true, std::memory_order_release);
+  co_await scrubber->stop();
   eraser.stop();
   wake_eraser();
   if (background_started) {
@@ -409,6 +538,7 @@ Task<Status> StoreCore::close() {
     status =
         co_await engine.commit_freeing([](CatalogDb& db) { return db.put_setting("clean", "1"); });
   }
+  if (status.ok()) co_await engine.catalog().renew_copy();
   co_return status;
 }
 

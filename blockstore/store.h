@@ -55,6 +55,9 @@ struct NodeInfo {
       children;  // names of named descendants directly below (through junctions)
   std::map<std::string, std::string> notes;  // of a volume: set_notes
   std::uint64_t reserve_bytes = 0;           // of a volume: set_reserve
+  // Layers of its own or its ancestors whose files are missing or short: what it sees of them is
+  // kDamaged.
+  std::vector<LayerId> failed_layers;
 };
 
 // What a volume's I/O is held to.
@@ -122,6 +125,7 @@ struct GuardInfo {
 struct PoolInfo {
   std::string directory;
   std::string uuid;
+  std::string copied_from;  // the uuid of the store that this one is a copy of; empty: of none
   FsInfo host;
   std::uint64_t allocated_bytes = 0;  // layers' space on the host, sums included
   std::uint64_t virtual_bytes = 0;    // the sizes of all volumes added up
@@ -156,6 +160,24 @@ struct CheckReport {
   std::vector<CheckFinding> findings;
   std::uint64_t nodes = 0, layers = 0, blocks = 0, verified_bytes = 0;
   bool sound() const;
+};
+
+// Blocks that a scrub could not read, or that did not match their sums.
+struct ScrubFinding {
+  LayerId layer = kNoLayer;
+  BlockRange blocks;
+  std::vector<std::string> seen_by;  // names of volumes and snapshots, as they were then
+};
+// The scrub under way, or the last one.
+struct ScrubInfo {
+  bool running = false;
+  std::int64_t started_ns = 0;                    // 0: there was none
+  std::int64_t finished_ns = 0;                   // 0: it is not done
+  std::uint64_t rate_bytes = 0;                   // a second; 0: no limit
+  std::uint64_t done_bytes = 0, total_bytes = 0;  // the total changes with what is written
+  std::uint64_t bad_blocks = 0;
+  std::vector<ScrubFinding> findings;  // the first 1000
+  std::string failure;                 // why it ended before it was done; empty: it was stopped
 };
 
 class Store {
@@ -283,6 +305,15 @@ class Store {
   Task<Status> settle();  // dirty regions become clean
   Task<Status> sweep();   // junction blocks that every child shadows go to the eraser
   Task<Result<CheckReport>> check(CheckOptions options);
+
+  // --- Scrub: reads all data of all layers, beside everything else, at most `rate_bytes` a second
+  // (0: no limit). One at a time (kBusy). It goes on where it was stopped; with `restart`, or when
+  // the last one is done, it begins anew. One that a closed or dead store cut off is taken up by
+  // background_work.
+  Task<Status> start_scrub(std::uint64_t rate_bytes, bool restart);
+  Task<void> stop_scrub();    // its position is durable when this returns
+  Task<Status> wait_scrub();  // until none runs
+  ScrubInfo scrub() const;
 
  private:
   explicit Store(std::unique_ptr<StoreCore> core);

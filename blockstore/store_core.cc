@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "blockstore/format/region_format.h"
+#include "blockstore/store_scrub.h"
 
 namespace voltree {
 namespace {
@@ -18,7 +19,9 @@ constexpr std::size_t kNodeIdBatch = 64;
 }  // namespace
 
 StoreCore::StoreCore(Runtime& runtime, std::string directory)
-    : engine(runtime, std::move(directory)), eraser(engine) {
+    : engine(runtime, std::move(directory)),
+      eraser(engine),
+      scrubber(std::make_unique<Scrubber>(*this)) {
   eraser_wake = std::make_shared<Event>();
   engine.on_layer_created([this](const std::shared_ptr<Layer>& layer) {
     const std::lock_guard guard(state_mutex);
@@ -27,6 +30,8 @@ StoreCore::StoreCore(Runtime& runtime, std::string directory)
     fresh_layers.push_back(layer->id());
   });
 }
+
+StoreCore::~StoreCore() = default;
 
 // --- Names.
 
@@ -272,7 +277,7 @@ Task<Result<std::uint64_t>> StoreCore::commit_change(Change change) {
   }
   std::vector<LayerRow> moved;
   for (const auto& [id, owner] : plan.moved_layers) {
-    LayerRow row = row_of(*engine.layers().find(id), engine.runtime().wall_now().count());
+    LayerRow row = row_of(*engine.layers().find(id));
     row.owner = owner;
     moved.push_back(row);
   }
@@ -463,9 +468,9 @@ Task<Result<std::shared_ptr<Volume>>> StoreCore::open_node(NodeId node) {
   VT_CO_ASSIGN_OR_RETURN(state.map, co_await build_map(node));
   for (const LayerId id : owned) state.owned.push_back(engine.layers().find(id));
   // Its newest layer goes on taking new blocks, unless some of its blocks wait for the eraser.
-  state.newest_is_active = state.writable && !owned.empty() &&
-                           state.owned.back()->size_bytes() >= row.size_bytes &&
-                           eraser.pending_ranges(owned.back()).empty();
+  state.newest_is_active =
+      state.writable && !owned.empty() && state.owned.back()->size_bytes() >= row.size_bytes &&
+      !state.owned.back()->failed() && eraser.pending_ranges(owned.back()).empty();
   auto volume = std::make_shared<Volume>(engine, std::move(state));
   const std::lock_guard guard(state_mutex);
   devices[node] = volume;

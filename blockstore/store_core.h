@@ -24,9 +24,12 @@
 
 namespace voltree {
 
+class Scrubber;
+
 class StoreCore {
  public:
   StoreCore(Runtime& runtime, std::string directory);
+  ~StoreCore();
 
   // What a commit writes besides the lineage plan itself.
   struct EraseJob {
@@ -43,7 +46,8 @@ class StoreCore {
   // The name that listings use for what `id` came from: itself when named, else its nearest named
   // ancestor.
   std::string origin_of(NodeId id) const;
-  NodeInfo info_of(NodeId id, std::uint32_t depth) const;
+  using FailedLayers = std::vector<std::shared_ptr<Layer>>;
+  NodeInfo info_of(NodeId id, std::uint32_t depth, const FailedLayers& failed) const;
   NodeInfo info_of(NodeId id) const;  // a node that is there
   bool attached(NodeId id) const;     // by the books
   // kBusy, with what to do about it, for what is attached or claimed.
@@ -127,6 +131,11 @@ class StoreCore {
   void put_reserve(VolumeId volume, std::uint64_t reserve_bytes);
   // The head of `volume`, a name that must not be a snapshot's. Under state_mutex.
   Result<NodeRow> find_head(const std::string& volume) const;
+  // What the last owner left, by how it ended and whether this is the place where it was.
+  Task<Status> take_over(CatalogImage& image);
+  // Notices layers whose files are gone, before anybody meets them, and says who sees them.
+  Task<Status> find_missing_layers();
+  void warn(const std::string& what);  // one more thing that `warning` says
   Status load_limits(const std::vector<VolumeLimitRow>& rows);
   Task<Status> recover(bool same_boot);
   Task<Status> settle_all();
@@ -140,6 +149,7 @@ class StoreCore {
 
   Engine engine;
   Eraser eraser;
+  const std::unique_ptr<Scrubber> scrubber;
   std::unique_ptr<StoreLock> lock;
 
   AsyncMutex ops_mutex;
@@ -159,6 +169,8 @@ class StoreCore {
   std::vector<LayerId> fresh_layers;  // made since the running change copied the lineage
   std::atomic<std::uint64_t> generation{1};
   std::string uuid;
+  std::string copied_from;  // the uuid of the store that this one is a copy of
+  FileIdentity place;       // of catalog.db
   std::string warning;
   ErasePolicy erase_policy = ErasePolicy::kZero;
   std::vector<NodeId> node_ids;  // reserved in the catalog; guarded by ops_mutex
@@ -190,6 +202,7 @@ class StoreCore {
   Task<Status> adopt_what_matches(Layer& layer);
   Task<Status> adopt_index(Layer& layer, ExtentMap index);
   Task<Status> restore_sums(Layer& layer);  // power loss: what the catalog says is there, is
+  Task<Status> recover_layer(Layer& layer, bool same_boot);
   Task<Status> restamp_left_behind();
   Task<Status> restamp(Layer& layer, BlockRange range, bool write_back);
   Task<Status> remove_stray_files();
@@ -199,6 +212,8 @@ class StoreCore {
 // cache shows may be on no disk. Blocking.
 Status write_again(FileSystem& fs, const std::string& path, SyncWatch& syncs,
                    std::uint64_t offset_bytes = 0, std::uint64_t length_bytes = ~std::uint64_t{0});
+// Of a store that is being made: random, version 4.
+std::string make_uuid(Runtime& runtime);
 
 // Layer files that neither a layer row nor the erase queue names. Blocking.
 Result<std::vector<LayerId>> stray_layers(StoreCore& core);

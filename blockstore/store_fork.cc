@@ -87,11 +87,11 @@ void plan_forks(Lineage& next, std::vector<Forking>& all) {
   }
 }
 
-Status put_forks(CatalogDb& db, const std::vector<Forking>& all, std::int64_t now_ns) {
+Status put_forks(CatalogDb& db, const std::vector<Forking>& all) {
   for (const Forking& one : all) {
     VT_RETURN_IF_ERROR(db.put_node(one.sealed));
     VT_RETURN_IF_ERROR(db.put_node(one.head));
-    for (const auto& layer : one.layers) VT_RETURN_IF_ERROR(db.put_layer(row_of(*layer, now_ns)));
+    for (const auto& layer : one.layers) VT_RETURN_IF_ERROR(db.put_layer(row_of(*layer)));
   }
   return {};
 }
@@ -123,9 +123,8 @@ Task<Status> StoreCore::fork(Fork fork) {
   const FlushRows rows = std::move(*synced);
   plan_forks(next, all);
   if (fork.amend) fork.amend(next);
-  const std::int64_t now_ns = engine.runtime().wall_now().count();
   const Status committed = co_await engine.commit([&](CatalogDb& db) -> Status {
-    VT_RETURN_IF_ERROR(put_forks(db, all, now_ns));
+    VT_RETURN_IF_ERROR(put_forks(db, all));
     VT_RETURN_IF_ERROR(rows.put(db));
     return fork.extra ? fork.extra(db) : Status();
   });

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "blockstore/store_core.h"
+#include "blockstore/store_scrub.h"
 
 namespace voltree {
 namespace {
@@ -24,9 +25,11 @@ Task<Result<std::uint64_t>> freed_by(StoreCore& core, std::vector<NodeId> nodes)
 
 }  // namespace
 
-NodeInfo StoreCore::info_of(NodeId id) const { return info_of(id, lineage.depth(id)); }
+NodeInfo StoreCore::info_of(NodeId id) const {
+  return info_of(id, lineage.depth(id), engine.layers().failed());
+}
 
-NodeInfo StoreCore::info_of(NodeId id, std::uint32_t depth) const {
+NodeInfo StoreCore::info_of(NodeId id, std::uint32_t depth, const FailedLayers& failed) const {
   const Lineage::Node& node = *lineage.find(id);
   NodeInfo info;
   info.name = name_of(id);
@@ -60,6 +63,12 @@ NodeInfo StoreCore::info_of(NodeId id, std::uint32_t depth) const {
     }
   }
   std::sort(info.children.begin(), info.children.end());
+  if (failed.empty()) return info;
+  const std::vector<NodeId> path = lineage.ancestry(id);
+  for (const std::shared_ptr<Layer>& layer : failed) {
+    if (std::find(path.begin(), path.end(), layer->owner()) == path.end()) continue;
+    info.failed_layers.push_back(layer->id());
+  }
   return info;
 }
 
@@ -74,9 +83,10 @@ Task<std::vector<NodeInfo>> Store::list(bool with_junctions) {
   std::vector<NodeInfo> all;
   const std::lock_guard lock(core.state_mutex);
   const std::map<NodeId, std::uint32_t> depths = core.lineage.depths();
+  const StoreCore::FailedLayers failed = core.engine.layers().failed();
   for (const auto& entry : core.lineage.nodes()) {
     if (entry.second.row.kind == NodeKind::kJunction && !with_junctions) continue;
-    all.push_back(core.info_of(entry.first, depths.at(entry.first)));
+    all.push_back(core.info_of(entry.first, depths.at(entry.first), failed));
   }
   std::sort(all.begin(), all.end(), [](const NodeInfo& a, const NodeInfo& b) {
     return std::tie(a.name.volume, a.name.snapshot, a.id) <
@@ -179,6 +189,16 @@ Task<Result<std::vector<ByteRange>>> Store::diff(std::string a, std::string b) {
   co_return ranges;
 }
 
+Task<Status> Store::start_scrub(std::uint64_t rate_bytes, bool restart) {
+  co_return co_await core_->scrubber->start(rate_bytes, restart);
+}
+
+Task<void> Store::stop_scrub() { co_await core_->scrubber->stop(); }
+
+Task<Status> Store::wait_scrub() { co_return co_await core_->scrubber->wait(); }
+
+ScrubInfo Store::scrub() const { return core_->scrubber->info(); }
+
 const std::string& Store::uuid() const { return core_->uuid; }
 
 Task<Result<PoolInfo>> Store::pool() {
@@ -190,6 +210,7 @@ Task<Result<PoolInfo>> Store::pool() {
     const std::lock_guard lock(core.state_mutex);
     pool.directory = core.engine.directory();
     pool.uuid = core.uuid;
+    pool.copied_from = core.copied_from;
     pool.erase_policy = core.erase_policy;
     pool.erase_rate_bytes = core.erase_rate_bytes.load();
     pool.warning = core.warning;

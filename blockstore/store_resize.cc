@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "blockstore/aligned_io.h"
+#include "blockstore/base/checksum.h"
 #include "blockstore/store_core.h"
 
 namespace voltree {
@@ -284,7 +285,7 @@ Task<Status> StoreCore::grow(NodeId id, std::uint64_t size_bytes) {
           engine.fail(synced);
           co_return synced;
         }
-        layer_row = row_of(*active, engine.runtime().wall_now().count());
+        layer_row = row_of(*active);
       } else {
         volume->retire_active_layer();
       }
@@ -320,6 +321,32 @@ Task<Status> StoreCore::shrink(NodeId id, std::uint64_t size_bytes) {
   if (!cut.ok()) volume->set_size(old_bytes);
   co_return cut;
 }
+
+namespace {
+
+// So that the sums alone say what the layer holds. Where that does not work (a full host), the
+// catalog's index says it.
+Task<void> stamp_tombstones(Layer& layer, BlockRange range) {
+  if (!(co_await layer.ensure_open()).ok()) co_return;
+  std::vector<BlockRange> steps;
+  {
+    const std::lock_guard lock(layer.mutex);
+    layer.state.index.for_each(range.first, range.count, [&steps](const Extent& extent) {
+      for (std::uint64_t at = extent.first; extent.value == kIndexTombstone && at < extent.end();
+           at += kRegionBlocks) {
+        steps.push_back({at, std::min(kRegionBlocks, extent.end() - at)});
+      }
+    });
+  }
+  for (const BlockRange& step : steps) {
+    if (!(co_await layer.touch_sums(step, true)).ok()) co_return;
+    for (std::uint64_t block = step.first; block < step.end(); ++block) {
+      layer.set_sum(block, kSumTombstone);
+    }
+  }
+}
+
+}  // namespace
 
 Task<Status> StoreCore::cut_node(std::shared_ptr<Volume> volume, BlockRange beyond,
                                  std::uint64_t size_bytes, std::uint64_t old_bytes) {
@@ -369,10 +396,10 @@ Task<Status> StoreCore::cut_node(std::shared_ptr<Volume> volume, BlockRange beyo
   change.plan.changed_nodes.push_back(id);
   change.what = fmt::format("volume {}, shrunk", name_of(id).volume);
   change.erase.policy = policy_for(id, std::nullopt);
-  change.committed = [volume, size_bytes, target, has_parent]() -> Task<void> {
+  change.committed = [volume, size_bytes, target, has_parent, beyond]() -> Task<void> {
     if (target != nullptr) volume->adopt({target}, has_parent);
     volume->cut(size_bytes);
-    co_return;
+    if (target != nullptr) co_await stamp_tombstones(*target, beyond);
   };
   const auto committed = co_await commit_change(std::move(change));
   co_return committed.status();

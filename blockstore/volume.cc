@@ -55,7 +55,7 @@ std::vector<std::shared_ptr<Layer>> Volume::owned() const {
 
 std::shared_ptr<Layer> Volume::active_layer() const {
   const std::lock_guard lock(mutex_);
-  return active_;
+  return active_ != nullptr && active_->failed() ? nullptr : active_;
 }
 
 // Under mutex_, so that a write is either planned before (and holds a token of the write gate) or

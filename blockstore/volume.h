@@ -185,7 +185,8 @@ class Volume final : public BlockDevice {
   void map_assign(BlockRange range, LayerId value, std::uint64_t epoch);
   static std::uint32_t zero_value(const WritePlan& plan, const Segment& segment);
   Task<Status> flush_now();
-  bool owns(const Layer& layer) const { return layer.owner() == node_; }
+  // What it may write to in place. What is written over a layer that has failed goes to another.
+  bool owns(const Layer& layer) const { return layer.owner() == node_ && !layer.failed(); }
 
   Engine& engine_;
   const NodeId node_;

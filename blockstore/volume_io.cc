@@ -133,6 +133,7 @@ Volume::Wanted Volume::plan_write(BlockRange range, bool zeroes, WritePlan& plan
   plan.in_place = false;
   Wanted wanted;
   std::uint64_t new_blocks = 0;
+  if (active_ != nullptr && active_->failed()) active_ = nullptr;
   if (dead()) return {Need::kAlive, nullptr, {}};
   if (range.end() > blocks_of_bytes(size_bytes())) return {Need::kRoom, nullptr, {}};
   map_.for_each(range.first, range.count, [&](const Extent& extent) {

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string_view>
 
 namespace voltree {
 
@@ -13,5 +14,9 @@ inline constexpr std::uint64_t kSumTombstone = 1;
 
 // The entry for one block of data: never kSumAbsent nor kSumTombstone. Thread-safe.
 std::uint64_t block_checksum(std::span<const std::byte> block);
+
+// Of `bytes` and two numbers (eight bytes each, little-endian) that say where they belong, so that
+// bytes in another's place do not pass. Thread-safe.
+std::uint64_t keyed_checksum(std::string_view bytes, std::uint64_t key, std::uint64_t subkey);
 
 }  // namespace voltree

@@ -7,6 +7,7 @@
 #include <unordered_map>
 
 #include "blockstore/extent_map_builder.h"
+#include "blockstore/format/varint.h"
 
 namespace voltree {
 namespace {
@@ -22,51 +23,11 @@ constexpr std::size_t kBitmapBytes = kRegionBlocks / 4;
 constexpr std::uint8_t kMapVersion = 1;
 constexpr std::size_t kChunkBytesMin = 64;
 
-// LEB128: seven bits a byte, low first, the top bit set on all but the last.
-void put_varint(std::string& out, std::uint64_t value) {
-  while (value >= 0x80) {
-    out.push_back(static_cast<char>(value | 0x80));
-    value >>= 7;
-  }
-  out.push_back(static_cast<char>(value));
-}
-
 std::size_t varint_bytes(std::uint64_t value) {
   std::size_t bytes = 1;
   for (; value >= 0x80; value >>= 7) ++bytes;
   return bytes;
 }
-
-class Reader {
- public:
-  explicit Reader(std::span<const std::byte> bytes) : bytes_(bytes) {}
-  bool done() const { return bytes_.empty(); }
-  std::optional<std::uint8_t> byte() {
-    if (bytes_.empty()) return std::nullopt;
-    const auto value = std::to_integer<std::uint8_t>(bytes_.front());
-    bytes_ = bytes_.subspan(1);
-    return value;
-  }
-  // A varint in its shortest form that fits 64 bits; nullopt for anything else.
-  std::optional<std::uint64_t> varint() {
-    std::uint64_t value = 0;
-    for (unsigned shift = 0; shift < 64; shift += 7) {
-      const std::optional<std::uint8_t> next = byte();
-      if (!next) return std::nullopt;
-      const std::uint64_t bits = *next & 0x7FU;
-      if (shift == 63 && bits > 1) return std::nullopt;
-      value |= bits << shift;
-      if ((*next & 0x80U) == 0) {
-        const bool padded = bits == 0 && shift != 0;
-        return padded ? std::nullopt : std::optional(value);
-      }
-    }
-    return std::nullopt;
-  }
-
- private:
-  std::span<const std::byte> bytes_;
-};
 
 // --- Layer index rows. Extents here are relative to the region. ---
 
@@ -100,7 +61,7 @@ std::string encode_extents(std::span<const Extent> extents) {
   return out;
 }
 
-bool parse_runs(Reader reader, std::vector<Extent>& extents) {
+bool parse_runs(VarintReader reader, std::vector<Extent>& extents) {
   std::uint64_t position = 0;
   while (!reader.done()) {
     const std::optional<std::uint64_t> gap_and_state = reader.varint();
@@ -119,7 +80,7 @@ bool parse_runs(Reader reader, std::vector<Extent>& extents) {
   return true;
 }
 
-bool parse_bitmap(Reader reader, std::vector<Extent>& extents) {
+bool parse_bitmap(VarintReader reader, std::vector<Extent>& extents) {
   for (std::uint64_t block = 0; block < kRegionBlocks; block += 4) {
     const std::optional<std::uint8_t> packed = reader.byte();
     if (!packed) return false;
@@ -138,7 +99,7 @@ bool parse_bitmap(Reader reader, std::vector<Extent>& extents) {
 }
 
 bool parse_region(std::span<const std::byte> bytes, std::vector<Extent>& extents) {
-  Reader reader(bytes);
+  VarintReader reader(bytes);
   const std::optional<std::uint8_t> kind = reader.byte();
   if (!kind) return true;
   switch (*kind) {
@@ -220,7 +181,7 @@ class ChunkWriter {
 };
 
 // The dictionary of a chunk: distinct values that are not 0.
-bool parse_dictionary(Reader& reader, std::size_t chunk_bytes,
+bool parse_dictionary(VarintReader& reader, std::size_t chunk_bytes,
                       std::vector<std::uint32_t>& dictionary) {
   const std::optional<std::uint64_t> size = reader.varint();
   if (!size || *size == 0 || *size > chunk_bytes) return false;
@@ -235,7 +196,7 @@ bool parse_dictionary(Reader& reader, std::size_t chunk_bytes,
 }
 
 bool parse_chunk(std::span<const std::byte> bytes, ExtentMapBuilder& builder) {
-  Reader reader(bytes);
+  VarintReader reader(bytes);
   if (reader.byte() != kMapVersion) return false;
   std::vector<std::uint32_t> dictionary;
   if (!parse_dictionary(reader, bytes.size(), dictionary)) return false;

@@ -364,6 +364,21 @@ Status HostFileSystem::sync_dir(const std::string& path) {
   return {};
 }
 
+Result<FileIdentity> HostFileSystem::identity(const std::string& path) {
+  struct statx st {};
+  constexpr unsigned kWanted = STATX_INO | STATX_BTIME;
+  if (retry_eintr([&] { return ::statx(AT_FDCWD, path.c_str(), 0, kWanted, &st); }) != 0) {
+    return Status::from_errno(errno, path);
+  }
+  FileIdentity identity;
+  identity.device = (std::uint64_t{st.stx_dev_major} << 32) | st.stx_dev_minor;
+  identity.inode = st.stx_ino;
+  if ((st.stx_mask & STATX_BTIME) != 0) {
+    identity.born_ns = st.stx_btime.tv_sec * 1'000'000'000 + st.stx_btime.tv_nsec;
+  }
+  return identity;
+}
+
 Result<FsInfo> HostFileSystem::info(const std::string& path) {
   struct statfs fs {};
   if (retry_eintr([&] { return ::statfs(path.c_str(), &fs); }) != 0) {

@@ -140,6 +140,7 @@ class HostFileSystem final : public FileSystem {
   Status sync_dir(const std::string& path) override;
   Result<FsInfo> info(const std::string& path) override;
   Result<FsSpace> space(const std::string& path) override;
+  Result<FileIdentity> identity(const std::string& path) override;
 
  private:
   HostIoBackend* backend_;

@@ -186,6 +186,14 @@ struct FsSpace {
   std::uint64_t free_bytes = 0;  // what this user may still allocate
 };
 
+// What tells a file from a copy of it. A file that is renamed keeps it.
+struct FileIdentity {
+  std::uint64_t device = 0;  // of its file system; holds for one boot
+  std::uint64_t inode = 0;
+  std::int64_t born_ns = 0;  // when it was made; 0: the host does not say
+  bool operator==(const FileIdentity&) const = default;
+};
+
 // The folder that holds `path`; "." for a bare name.
 std::string parent_folder(const std::string& path);
 
@@ -209,6 +217,7 @@ class FileSystem {
   virtual Status sync_dir(const std::string& path) = 0;
   virtual Result<FsInfo> info(const std::string& path) = 0;
   virtual Result<FsSpace> space(const std::string& path) = 0;  // quicker than info()
+  virtual Result<FileIdentity> identity(const std::string& path) = 0;
 };
 
 struct FdRequest;  // fd_io.h

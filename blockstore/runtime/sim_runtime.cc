@@ -116,6 +116,10 @@ class SimRuntime::SimFileSystem final : public FileSystem {
     VT_ASSIGN_OR_RETURN(const FsInfo found, info(path));
     return FsSpace{found.total_bytes, found.free_bytes};
   }
+  Result<FileIdentity> identity(const std::string& path) override {
+    VT_ASSIGN_OR_RETURN(const auto inode, world().find(SimWorld::normal(path)));
+    return FileIdentity{1, inode->id(), 0};
+  }
   Result<FsInfo> info(const std::string& path) override {
     VT_RETURN_IF_ERROR(world().check(SimAct::kAsk, SimWorld::normal(path)));
     if (!world().is_dir(SimWorld::normal(path))) {

@@ -77,15 +77,27 @@ Result<Json> SocketClient::read_answer(std::uint64_t id, const ProgressSink& pro
   }
 }
 
+namespace {
+
+Result<bool> is_there(const std::string& path) {
+  struct stat info {};
+  if (::stat(path.c_str(), &info) == 0) return true;
+  if (errno == ENOENT || errno == ENOTDIR) return false;
+  return Status::from_errno(errno, path);
+}
+
+}  // namespace
+
 Result<std::unique_ptr<Store>> open_store_blocking(Runtime& runtime, const std::string& directory,
                                                    StoreOpenOptions options) {
-  for (const char* part : {"catalog.db", "LOCK"}) {
-    struct stat info {};
-    if (::stat((directory + "/" + part).c_str(), &info) == 0) continue;
-    if (errno != ENOENT && errno != ENOTDIR) return Status::from_errno(errno, directory);
+  VT_ASSIGN_OR_RETURN(const bool catalog, is_there(directory + "/catalog.db"));
+  VT_ASSIGN_OR_RETURN(const bool layers, is_there(directory + "/layers"));
+  VT_ASSIGN_OR_RETURN(const bool lock, is_there(directory + "/LOCK"));
+  // One that has lost its catalog is a store all the same: opening it says what to do.
+  if ((!catalog && !layers) || !lock) {
     return error(Code::kNotFound,
                  "there is no store in {} (it has no {}): make one with \"voltree init {}\"",
-                 directory, part, directory);
+                 directory, catalog || layers ? "LOCK" : "catalog.db", directory);
   }
   return runtime.sync_wait(Store::open(runtime, directory, options));
 }

@@ -13,7 +13,7 @@ namespace {
 const std::vector<const std::vector<Method>*>& tables() {
   static const std::vector<const std::vector<Method>*> all{
       &volume_methods(), &store_methods(), &device_methods(), &nbd_methods(),
-      &driver_methods(), &qos_methods(),   &guard_methods()};
+      &driver_methods(), &qos_methods(),   &guard_methods(),  &scrub_methods()};
   return all;
 }
 

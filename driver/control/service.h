@@ -198,6 +198,7 @@ const std::vector<Method>& store_methods();   // service_store.cc
 const std::vector<Method>& device_methods();  // service_devices.cc
 const std::vector<Method>& nbd_methods();     // service_nbd.cc
 const std::vector<Method>& qos_methods();     // service_qos.cc
+const std::vector<Method>& scrub_methods();   // service_scrub.cc
 const std::vector<Method>& driver_methods();  // service_driver.cc
 const std::vector<Method>& guard_methods();   // service_guard.cc
 

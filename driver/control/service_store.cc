@@ -49,6 +49,7 @@ Result<Json> pool_stats(Call& call) {
             {"copy_on_write", pool.host.copy_on_write}};
   return Json{{"directory", pool.directory},
               {"uuid", pool.uuid},
+              {"copied_from", pool.copied_from},
               {"volumes", pool.volumes},
               {"snapshots", pool.snapshots},
               {"layers", pool.layers},

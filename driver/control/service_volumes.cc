@@ -325,6 +325,7 @@ Json node_json(const NodeInfo& info) {
             {"children", info.children},
             {"notes", info.notes},
             {"reserve_bytes", info.reserve_bytes},
+            {"failed_layers", info.failed_layers},
             {"id", info.id},
             {"parent", info.parent}};
   return node;

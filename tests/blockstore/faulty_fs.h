@@ -108,6 +108,7 @@ class FaultyFs final : public FileSystem {
   }
   Result<FsInfo> info(const std::string& path) override { return fs_.info(path); }
   Result<FsSpace> space(const std::string& path) override { return fs_.space(path); }
+  Result<FileIdentity> identity(const std::string& path) override { return fs_.identity(path); }
 
  private:
   FileSystem& fs_;

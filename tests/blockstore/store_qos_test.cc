@@ -163,6 +163,7 @@ TEST_F(StoreQosTest, SnapshotsAndFlushesDoNotWait) {
   fill("a", 0, kMiB, 'x');
   limit("a", {{"write_iops_sec", 1}});
   start_write("a", '1');
+  pass(milliseconds(1));  // in this order
   start_write("a", '2');
   pass(milliseconds(500));
   EXPECT_EQ(under_way_, 1);

@@ -17,6 +17,7 @@ Q = 'blockstore/sqlite_vfs.cc'
 D = 'blockstore/catalog_db.cc'
 P = 'blockstore/catalog_sqlite.cc'
 T = 'blockstore/inflight.cc'
+Y = 'blockstore/store_repair_layers.cc'
 
 MUTATIONS = [
     # --- Syncs that are not made.
@@ -109,7 +110,7 @@ MUTATIONS = [
     ('fork: the head is not written', F, '    VT_RETURN_IF_ERROR(db.put_node(one.head));\n', ''),
     ('fork: the snapshot is not written', F, '    VT_RETURN_IF_ERROR(db.put_node(one.sealed));\n', ''),
     ('fork: the layers\' owners are not written', F,
-     '    for (const auto& layer : one.layers) VT_RETURN_IF_ERROR(db.put_layer(row_of(*layer, now_ns)));\n', ''),
+     '    for (const auto& layer : one.layers) VT_RETURN_IF_ERROR(db.put_layer(row_of(*layer)));\n', ''),
     ('fork: the switch is not undone after a failure', F, '    Volume::rows_failed(rows);\n    abort_forks(all);\n',
      '    Volume::rows_failed(rows);\n'),
     ('change: the erase queue is not written', C,
@@ -131,8 +132,7 @@ MUTATIONS = [
     ('open: the store still counts as clean', S, 'return db.put_setting("clean", "0");',
      'return db.put_setting("clean", "1");'),
     ('open: the boot is not written down', S,
-     '    VT_RETURN_IF_ERROR(db.put_setting("boot_id", boot_id));\n    return db.put_setting("clean", "0");',
-     '    return db.put_setting("clean", "0");'),
+     '    VT_RETURN_IF_ERROR(db.put_setting("boot_id", boot_id));\n', ''),
     ('close: what is open is not flushed', S,
      '  if (status.ok()) status = co_await close_idle_devices(true);\n', ''),
     # --- Steps in another order.
@@ -174,6 +174,8 @@ MUTATIONS = [
     ('eraser: it does not read back', X, '    if (verify) break;\n    Status synced', '    Status synced'),
     ('eraser: reads under way are not waited for', X, '  co_await engine_.read_gate().drain();\n', ''),
     ('eraser: sums stay', X, '      layer->set_sum(block, kSumAbsent);\n', '      (void)block;\n'),
+    ('shrink: the sums do not say what was cut away', Z, 'stamp_tombstones(*target, beyond)',
+     'stamp_tombstones(*target, {beyond.first, 0})'),
     ('eraser: holes are not punched', X,
      '''    VT_CO_RETURN_IF_ERROR(co_await layer->file(true).punch_hole(range.first * kBlockBytes,
                                                                 range.count * kBlockBytes));
@@ -184,15 +186,19 @@ MUTATIONS = [
      '    if (item.id != 0) VT_RETURN_IF_ERROR(db.remove_erase_item(item.id));\n', ''),
     ('eraser: a certificate with every item', X, '    if (!last) return db.put_erase_request(request);\n', '    (void)last;\n'),
     # --- Recovery.
-    ('recovery: none', S, 'if (loaded.settings["clean"] != "1") {', 'if (false) {'),
+    ('recovery: none', S, 'if (!clean) VT_CO_RETURN_IF_ERROR(co_await recover(', 'if (false) VT_CO_RETURN_IF_ERROR(co_await recover('),
     ('recovery: every death counts as one of the daemon', S,
-     'recover(loaded.settings["boot_id"] == boot_id)', 'recover(true)'),
+     'recover(same_boot && !copied)', 'recover(true)'),
     ('recovery: every death counts as a power loss', S,
-     'recover(loaded.settings["boot_id"] == boot_id)', 'recover(false)'),
-    ('recovery: sums are not adopted', R, '      if (!sealed && !doubted) VT_CO_RETURN_IF_ERROR(co_await adopt_sums(*layer));\n', ''),
+     'recover(same_boot && !copied)', 'recover(false)'),
+    ('recovery: a copy of an open store counts as the store', S, 'recover(same_boot && !copied)', 'recover(same_boot)'),
+    ('recovery: a host that was mounted anew is trusted', S, 'doubted = doubted || settings["mount_id"] != mount_id;', ''),
+    ('recovery: sums that were cut off are adopted', R, '!sealed && !layer.sums_were_short()', '!sealed'),
+    ('recovery: sums are not adopted', R, '  if (adopts && !doubted) VT_CO_RETURN_IF_ERROR(co_await adopt_sums(layer));\n', ''),
     ('recovery: what was in flight is not stamped', R,
      '  if (same_boot) VT_CO_RETURN_IF_ERROR(co_await restamp_left_behind());\n', ''),
-    ('recovery: sums are not restored', R, '    if (!same_boot || doubted) VT_CO_RETURN_IF_ERROR(co_await restore_sums(*layer));\n', ''),
+    ('recovery: sums are not restored', R, 'if (!same_boot) co_return co_await restore_sums(layer);', 'if (!same_boot) co_return Status();'),
+    ('recovery: sums that are doubted are not restored', R, '  if (doubted) VT_CO_RETURN_IF_ERROR(co_await restore_sums(layer));\n', ''),
     ('recovery: sums of absent blocks stay', R, 'if (layer.sum(block) != sum) layer.set_sum(block, sum);',
      '(void)sum;'),
     ('recovery: dirty regions are not stamped', R,
@@ -202,6 +208,9 @@ MUTATIONS = [
     ('recovery: discards are not adopted', R,
      '  for (const BlockRange& range : gone) index.assign(range.first, range.count, kIndexAbsent);\n', ''),
     ('in-flight: what is left behind is not read', T, 'if (slots[i].node != kNoNode) {', 'if (false) {'),
+    # --- Repair.
+    ('repair: what waits for the eraser comes back', Y, '    if (left_out_.at(block) != 0) return;\n', ''),
+    ('repair: data without a sum is left out', Y, '} else if (!have || !all_zero(bytes)) {', '} else if (!have || (false && !all_zero(bytes))) {'),
     # --- Reads (I9).
     ('read: a mismatch is served', IO, '        mismatches.push_back(block);\n', ''),
 ]

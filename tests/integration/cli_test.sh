@@ -49,7 +49,7 @@ test_help() {
   expect 0 'A first tour' --help
   local command
   for command in init create list show snapshot clone revert resize rename delete diff tree qos serve \
-    attach detach check erase stats version manage unmanage 'driver stats' 'group snapshot' 'group list' \
+    attach detach check repair scrub erase stats version manage unmanage 'driver stats' 'group snapshot' 'group list' \
     'group clone' 'group delete' guard reserve; do
     # shellcheck disable=SC2086 # a command may be two words
     expect 0 'Example:' $command --help
@@ -167,7 +167,7 @@ test_limits() {
     "$(json 'sorted(a["limits"])' qos limited read_iops_sec=0)"
   expect 0 . resize limited +2G
   is "by its size" "50" "$(json 'a["effective"]["total_iops_sec"]' qos limited)"
-  is "the feature" "1" "$(catalog 'select compatible from format')"
+  is "the feature" "1" "$(catalog 'select compatible & 1 from format')"
   expect 0 'limits: *total_iops_sec_per_gb=10, total_bytes_sec=104857600 .100.0 MiB' show limited
   expect 0 'limits: *none' info a
   expect 2 'read_bytes_sec_max' qos limited read_iops=5

@@ -67,6 +67,7 @@ Status delete_nodes(Cli& cli, const DeleteCommandOptions& options);
 
 // The groups; each adds its commands.
 void add_store_commands(CLI::App& app, Cli& cli);     // init check stats version
+void add_repair_commands(CLI::App& app, Cli& cli);    // repair
 void add_volume_commands(CLI::App& app, Cli& cli);    // create resize rename delete
 void add_list_commands(CLI::App& app, Cli& cli);      // list show tree
 void add_snapshot_commands(CLI::App& app, Cli& cli);  // snapshot clone revert diff
@@ -78,6 +79,7 @@ void add_nbd_commands(CLI::App& app, Cli& cli);       // nbd
 void add_image_commands(CLI::App& app, Cli& cli);     // import export
 void add_driver_commands(CLI::App& app, Cli& cli);    // manage unmanage driver
 void add_erase_commands(CLI::App& app, Cli& cli);     // erase
+void add_scrub_commands(CLI::App& app, Cli& cli);     // scrub
 void add_serve_command(CLI::App& app, Cli& cli);      // serve
 
 }  // namespace voltree::cli

@@ -8,8 +8,19 @@ namespace {
 using Align = Table::Align;
 
 std::string state_of(const Json& node) {
-  if (flag_of(node, "attached")) return "attached";
-  return flag_of(node, "open") ? "open" : "";
+  std::string state = flag_of(node, "open") ? "open" : "";
+  if (flag_of(node, "attached")) state = "attached";
+  if (list_of(node, "failed_layers").empty()) return state;
+  return state.empty() ? "damaged" : state + ", damaged";
+}
+
+// "00000003, 00000007".
+std::string failed_layers_of(const Json& node) {
+  std::string all;
+  for (const Json& layer : list_of(node, "failed_layers")) {
+    all += fmt::format("{}{:08x}", all.empty() ? "" : ", ", layer.get<std::uint64_t>());
+  }
+  return all;
 }
 
 std::string usage_of(const Json& node, std::string_view member) {
@@ -123,6 +134,9 @@ Status run_show(Cli& cli, const ShowOptions& options) {
   facts.add("ancestors", fmt::format("{}", number_of(node, "depth")));
   if (text_of(node, "kind") == "volume") facts.add("limits", limits_of(node));
   facts.add("state", state_of(node).empty() ? "idle" : state_of(node));
+  if (const std::string failed = failed_layers_of(node); !failed.empty()) {
+    facts.add("layers missing", failed);
+  }
   print(facts.str());
   return {};
 }

@@ -28,6 +28,7 @@ constexpr const char* kFooter =
 
 void add_all(CLI::App& app, Cli& cli) {
   voltree::cli::add_store_commands(app, cli);
+  voltree::cli::add_repair_commands(app, cli);
   voltree::cli::add_volume_commands(app, cli);
   voltree::cli::add_list_commands(app, cli);
   voltree::cli::add_snapshot_commands(app, cli);
@@ -40,6 +41,7 @@ void add_all(CLI::App& app, Cli& cli) {
   voltree::cli::add_image_commands(app, cli);
   voltree::cli::add_driver_commands(app, cli);
   voltree::cli::add_erase_commands(app, cli);
+  voltree::cli::add_scrub_commands(app, cli);
 }
 
 int report(const Status& status) {

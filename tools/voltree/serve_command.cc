@@ -207,6 +207,8 @@ Status start(Daemon& daemon, const std::string& directory, const ServeOptions& o
         "loop device on a volume may wait for itself");
   }
   for (const std::string& line : daemon.service->resume_devices()) log_line(line);
+  const auto pool = daemon.runtime->sync_wait(daemon.store->pool());
+  if (pool.ok() && !pool->warning.empty()) log_line("warning: " + pool->warning);
   ServerOptions server;
   server.socket_path = control_socket_path(directory);
   VT_ASSIGN_OR_RETURN(daemon.server, Server::start(*daemon.service, server));

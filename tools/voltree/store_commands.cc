@@ -100,6 +100,9 @@ Status run_stats(Cli& cli, const NoOptions&) {
   Facts facts;
   facts.add("store", text_of(pool, "directory"));
   facts.add("uuid", text_of(pool, "uuid"));
+  if (const std::string from = text_of(pool, "copied_from"); !from.empty()) {
+    facts.add("copied from", from);
+  }
   facts.add("host", fmt::format("{}, {} free of {}", text_of(host, "type"),
                                 size(host, "free_bytes"), size(host, "total_bytes")));
   facts.add("volumes", fmt::format("{}, {} together", number_of(pool, "volumes"),
