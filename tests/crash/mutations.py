@@ -167,10 +167,10 @@ MUTATIONS = [
   VT_CO_RETURN_IF_ERROR(co_await batch);
   finish_write(plan, false);'''),
     ('eraser: the queue entry goes without the bytes', X,
-     'erased = co_await erase_layer(item, request.policy, rate_bytes);', 'erased = Outcome{};'),
+     'erased = co_await erase_layer(item, request, rate_bytes);', 'erased = Outcome{};'),
     # --- Erase (I8).
     ('eraser: nothing is overwritten', X,
-     'if (policy == ErasePolicy::kDiscard || policy == ErasePolicy::kNone) {', 'if (true) {'),
+     '  if (ranges.empty()) co_return Status();\n  const std::uint64_t seed', '  co_return Status();\n  const std::uint64_t seed'),
     ('eraser: it does not read back', X, '    if (verify) break;\n    Status synced', '    Status synced'),
     ('eraser: reads under way are not waited for', X, '  co_await engine_.read_gate().drain();\n', ''),
     ('eraser: sums stay', X, '      layer->set_sum(block, kSumAbsent);\n', '      (void)block;\n'),
