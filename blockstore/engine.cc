@@ -98,6 +98,13 @@ Task<void> Engine::refill_reserve() {
   if (made.ok()) reserve_spent_.store(false);
 }
 
+Task<Status> Engine::check_reserve() {
+  co_await refill_reserve();
+  if (!reserve_spent_.load()) co_return Status();
+  co_return error(Code::kNoSpace,
+                  "the host is full, and what was kept for deleting is in use: delete something");
+}
+
 Task<Result<std::shared_ptr<Layer>>> Engine::create_layer(NodeId owner, std::uint64_t size_bytes) {
   auto guard = co_await layer_id_mutex_.lock();
   if (layer_ids_.empty()) {

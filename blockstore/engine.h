@@ -70,6 +70,9 @@ class Engine {
   // Makes the reserve whole again when it was spent; quiet when the host has no room for it yet.
   // When its sync fails the store goes read-only (I10).
   Task<void> refill_reserve();
+  // kNoSpace while the reserve is in use and there is no room to make it whole again: nothing new
+  // is to be made then.
+  Task<Status> check_reserve();
   static Status make_reserve(FileSystem& fs, const std::string& directory, SyncWatch& syncs);
   // Runs blocking work that syncs files: when a sync fails, the store goes read-only (I10).
   template <typename F>

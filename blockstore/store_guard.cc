@@ -95,6 +95,7 @@ GuardState StoreCore::guard_state() const {
 
 // Whether volumes may be larger by `more_bytes` together.
 Task<Status> StoreCore::check_provision(std::uint64_t more_bytes) {
+  VT_CO_RETURN_IF_ERROR(co_await engine.check_reserve());
   {
     const std::lock_guard guard(state_mutex);
     if (guard_settings.stop_free_bytes == 0 && guard_settings.overprovision_percent == 0)

@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 
 #include "blockstore/layer.h"
+#include "blockstore/sync_watch.h"
 #include "tests/blockstore/store_fixture.h"
 
 namespace voltree {
@@ -26,7 +27,10 @@ class StoreMissingTest : public StoreTest {
     ok(store_->close());
     store_.reset();
   }
-  void lose(LayerId layer) { ok(Layer::unlink_files(runtime_->fs(), "/store", layer)); }
+  void lose(LayerId layer) {
+    SyncWatch syncs;
+    ok(Layer::unlink_files(runtime_->fs(), "/store", layer, syncs));
+  }
   Code read_code(const std::string& name, std::uint64_t offset) {
     Bytes out(kBlockBytes);
     return code(device(name)->read(offset, out));
@@ -176,9 +180,9 @@ TEST_F(StoreMissingTest, ASectorThatCannotBeReadDoesNotKeepTheStoreFromOpening) 
   store_.reset();
   world_.reboot();
   boot();
-  world_.set_fault([](SimAct act, const std::string& path) {
-    if (act != SimAct::kRead || path != Layer::data_path("/store", 2)) return Status();
-    return Status(Code::kIoError, "a bad sector");
+  world_.set_fault([](const SimCall& call) -> SimFault {
+    if (call.act != SimAct::kRead || call.path != Layer::data_path("/store", 2)) return {};
+    return {Status(Code::kIoError, "a bad sector")};
   });
   open();
   EXPECT_EQ(read_code("a", 4096), Code::kIoError);

@@ -5,10 +5,16 @@
 
 #include "blockstore/layer.h"
 #include "blockstore/lineage_copy.h"
+#include "blockstore/sync_watch.h"
 #include "tests/blockstore/store_fixture.h"
 
 namespace voltree {
 namespace {
+
+bool changes_bytes(SimAct act) {
+  return act == SimAct::kWrite || act == SimAct::kAllocate || act == SimAct::kPunch ||
+         act == SimAct::kTruncate;
+}
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
@@ -155,9 +161,9 @@ TEST_F(StoreRepairTest, ACopyThatIsBehindIsMadeAnew) {
 
 TEST_F(StoreRepairTest, ACopyThatCannotBeWrittenIsNoFailure) {
   create("a", kMiB);
-  world_.set_fault([](SimAct act, const std::string& path) {
-    if (act != SimAct::kChange || path.find("lineage") == std::string::npos) return Status();
-    return Status(Code::kNoSpace, "the host is full");
+  world_.set_fault([](const SimCall& call) -> SimFault {
+    if (!changes_bytes(call.act) || call.path.find("lineage") == std::string::npos) return {};
+    return {Status(Code::kNoSpace, "the host is full")};
   });
   create("b", kMiB);
   ok(store_->snapshot("b", "s"));
@@ -171,9 +177,9 @@ TEST_F(StoreRepairTest, ACopyThatCannotBeWrittenIsNoFailure) {
 }
 
 TEST_F(StoreRepairTest, I10_AFailedSyncOfTheCopyMakesTheStoreReadOnly) {
-  world_.set_fault([](SimAct act, const std::string& path) {
-    if (act != SimAct::kSync || path.find("lineage") == std::string::npos) return Status();
-    return Status(Code::kIoError, "the disk is ill");
+  world_.set_fault([](const SimCall& call) -> SimFault {
+    if (call.act != SimAct::kSync || call.path.find("lineage") == std::string::npos) return {};
+    return {Status(Code::kIoError, "the disk is ill")};
   });
   (void)code(store_->create_volume("a", kMiB, std::nullopt));  // a commit may be ahead of the sync
   copy_is_written();
@@ -373,7 +379,8 @@ TEST_F(StoreRepairTest, NothingOlderShowsThroughALayerThatIsLost) {
   ok(store_->snapshot("a", "s"));
   fill("a", 4096, 4096, 'y');
   close();
-  ok(Layer::unlink_files(runtime_->fs(), "/store", 2));
+  SyncWatch syncs;
+  ok(Layer::unlink_files(runtime_->fs(), "/store", 2, syncs));
   lose_catalog();
   const RepairReport report = rebuild();
   EXPECT_THAT(lost(report), HasSubstr("layer 00000002: its data and its sums are missing"));
@@ -393,12 +400,14 @@ TEST_F(StoreRepairTest, ARepairThatIsCutOffIsRunAgain) {
   put_bytes(kCatalog, bytes);
   for (int renames = 0; renames < 3; ++renames) {
     int left = renames;
-    world_.set_fault([&left](SimAct act, const std::string& path) {
-      const bool move =
-          act == SimAct::kChangeName && path.find("catalog.db") != std::string::npos &&
-          path.find(".new") == std::string::npos && path.find("-wal") == std::string::npos;
-      if (!move || left-- > 0) return Status();
-      return Status(Code::kIoError, "cut off");
+    world_.set_fault([&left](const SimCall& call) -> SimFault {
+      const bool move = (call.act == SimAct::kCreate || call.act == SimAct::kUnlink ||
+                         call.act == SimAct::kRename) &&
+                        call.path.find("catalog.db") != std::string::npos &&
+                        call.path.find(".new") == std::string::npos &&
+                        call.path.find("-wal") == std::string::npos;
+      if (!move || left-- > 0) return {};
+      return {Status(Code::kIoError, "cut off")};
     });
     const auto cut_off =
         repair_store(*runtime_, "/store", {.apply = true, .force = false, .progress = {}});

@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 
 #include "blockstore/layer.h"
+#include "blockstore/sync_watch.h"
 #include "tests/blockstore/store_fixture.h"
 
 namespace voltree {
@@ -157,7 +158,8 @@ TEST_F(StoreScrubTest, AMissingLayerIsDamage) {
   fill("a", 0, kMiB, 'x');
   ok(store_->close());
   store_.reset();
-  ok(Layer::unlink_files(runtime_->fs(), "/store", 1));
+  SyncWatch syncs;
+  ok(Layer::unlink_files(runtime_->fs(), "/store", 1, syncs));
   open();
   const ScrubInfo found = scrub();
   EXPECT_EQ(found.bad_blocks, kMiB / kBlockBytes);
