@@ -108,7 +108,7 @@ void Catalog::run_group() {
 
 // I10: a failed sync is a failed sync, whatever it was of.
 void Catalog::heed_copy(const Status& status) {
-  if (!status.ok()) failed_.store(true, std::memory_order_release);
+  if (!status.ok() && !failed()) fail(status);
 }
 
 void Catalog::keep_copy(std::unique_ptr<LineageCopy> copy, const CatalogImage& image) {

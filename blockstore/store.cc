@@ -322,6 +322,7 @@ Task<Status> StoreCore::take_over(CatalogImage& image) {
   engine.on_guard_asks([this] { return look_at_host(); });
   VT_CO_RETURN_IF_ERROR(co_await look_at_host());
   co_await engine.refill_reserve();
+  if (engine.catalog().failed()) engine.fail(engine.catalog().failure());
   if (engine.read_only()) co_return Status();  // it can be read
   co_return co_await engine.commit_freeing([&](CatalogDb& db) -> Status {
     if (copied) {

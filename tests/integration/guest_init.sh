@@ -143,7 +143,8 @@ check "cgroups" mount -t cgroup2 none /sys/fs/cgroup
 echo +memory >/sys/fs/cgroup/cgroup.subtree_control
 mkdir /sys/fs/cgroup/small
 echo 96M >/sys/fs/cgroup/small/memory.max
-in_group() { sh -c 'echo $$ >/sys/fs/cgroup/small/cgroup.procs && exec "$@"' - "$@"; }
+# In the background only: it becomes the command, whose process is then $!.
+in_group() { exec sh -c 'echo $$ >/sys/fs/cgroup/small/cgroup.procs && exec "$@"' - "$@"; }
 in_group voltree serve --foreground --mount /mnt/tree >>/tmp/daemon.log 2>&1 &
 daemon=$!
 wait_for "the daemon" sh -c 'voltree version | grep -q daemon'
