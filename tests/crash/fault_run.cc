@@ -56,6 +56,7 @@ class Host {
   bool full() const { return happened_ && !lifted_ && kind_ == FaultKind::kHostFull; }
   bool lost_sums() const { return lost_sums_; }
   bool sync_failed() const { return sync_failed_; }
+  bool copy_sync_failed() const { return copy_sync_failed_; }
   bool take_sync_failed() { return std::exchange(sync_failed_, false); }
   bool tore_a_layer() const { return tore_a_layer_; }
   bool lost_pages() const { return lost_pages_; }
@@ -115,6 +116,7 @@ class Host {
     // commit (StoreRepairTest.I10_AFailedSyncOfTheCopyMakesTheStoreReadOnly).
     const bool of_copy = one.path.find("/lineage") != std::string::npos;
     sync_failed_ |= is_sync(one.act) && !of_copy;
+    copy_sync_failed_ |= is_sync(one.act) && of_copy;
     return fault;
   }
 
@@ -127,6 +129,7 @@ class Host {
   bool happened_ = false;
   bool lifted_ = false;
   bool sync_failed_ = false;
+  bool copy_sync_failed_ = false;
   bool tore_a_layer_ = false;
   bool lost_pages_ = false;
   bool lost_sums_ = false;
@@ -300,7 +303,8 @@ class FaultRun {
   std::optional<std::string> stop(bool read_only) {
     if (machine_.store() != nullptr && (read_only || random_() % 2 == 0)) {
       const Status closed = machine_.wait(machine_.store()->close());
-      if (closed.ok() == read_only) {
+      const bool heeds_copy = !closed.ok() && host_.copy_sync_failed();
+      if (closed.ok() == read_only && !heeds_copy) {
         return fmt::format("closing (read-only: {}): {}", read_only, closed.message());
       }
       if (closed.ok()) {
