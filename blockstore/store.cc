@@ -316,7 +316,8 @@ Task<Status> StoreCore::take_over(CatalogImage& image) {
     }
   }
   VT_CO_RETURN_IF_ERROR(co_await find_missing_layers());
-  doubted = doubted || settings["mount_id"] != mount_id;
+  // After another boot nothing of a page cache is left to doubt.
+  doubted = doubted || (same_boot && settings["mount_id"] != mount_id);
   if (!clean) VT_CO_RETURN_IF_ERROR(co_await recover(same_boot && !copied));
   engine.inflight().clear();
   engine.on_guard_asks([this] { return look_at_host(); });

@@ -192,7 +192,7 @@ MUTATIONS = [
     ('recovery: every death counts as a power loss', S,
      'recover(same_boot && !copied)', 'recover(false)'),
     ('recovery: a copy of an open store counts as the store', S, 'recover(same_boot && !copied)', 'recover(same_boot)'),
-    ('recovery: a host that was mounted anew is trusted', S, 'doubted = doubted || settings["mount_id"] != mount_id;', ''),
+    ('recovery: a host that was mounted anew is trusted', S, 'doubted = doubted || (same_boot && settings["mount_id"] != mount_id);', ''),
     ('recovery: sums that were cut off are adopted', R, '!sealed && !layer.sums_were_short()', '!sealed'),
     ('recovery: sums are not adopted', R, '  if (adopts && !doubted) VT_CO_RETURN_IF_ERROR(co_await adopt_sums(layer));\n', ''),
     ('recovery: what was in flight is not stamped', R,
