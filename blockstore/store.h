@@ -147,6 +147,11 @@ struct StoreCounters {  // since the store was opened
   std::uint64_t recovered_blocks = 0, restamped_blocks = 0;  // by recovery at open
 };
 
+struct StoreExtent {
+  ByteRange range;
+  std::string file;
+};
+
 // One finding of check(). `damage` false: space that can be reclaimed, or a hint.
 struct CheckFinding {
   bool damage = true;
@@ -247,6 +252,10 @@ class Store {
   // Ranges where `b` may differ from `a` (whole blocks, clipped to the larger size). Any two nodes
   // of the store.
   Task<Result<std::vector<ByteRange>>> diff(std::string a, std::string b);
+  // Where the bytes of `name` that hold data are now, in order: whole blocks, each at its own
+  // offset in `file`, a layer's. They stay there as long as a snapshot or an unwritten clone keeps
+  // them.
+  Task<Result<std::vector<StoreExtent>>> extents(std::string name);
   Task<Result<PoolInfo>> pool();
   // Of this store, since it was made.
   const std::string& uuid() const;

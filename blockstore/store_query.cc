@@ -23,6 +23,11 @@ Task<Result<std::uint64_t>> freed_by(StoreCore& core, std::vector<NodeId> nodes)
   co_return plan.freed_blocks* kBlockBytes;
 }
 
+Task<Result<ExtentMap>> map_now(StoreCore& core, NodeId id) {
+  if (const auto volume = core.open_volume(id)) co_return volume->map();
+  co_return co_await core.build_map(id);
+}
+
 }  // namespace
 
 NodeInfo StoreCore::info_of(NodeId id) const {
@@ -157,6 +162,23 @@ Task<Result<std::uint64_t>> Store::exclusive_of(std::vector<std::string> names) 
   co_return co_await freed_by(core, std::move(nodes));
 }
 
+Task<Result<std::vector<StoreExtent>>> Store::extents(std::string name) {
+  StoreCore& core = *core_;
+  const AsyncMutex::Guard guard = co_await core.ops_mutex.lock();
+  NodeId id = kNoNode;
+  {
+    const std::lock_guard lock(core.state_mutex);
+    VT_CO_ASSIGN_OR_RETURN(id, core.resolve(name));
+  }
+  VT_CO_ASSIGN_OR_RETURN(const ExtentMap map, co_await map_now(core, id));
+  std::vector<StoreExtent> extents;
+  map.for_each_extent([&](const Extent& extent) {
+    extents.push_back({{extent.first * kBlockBytes, extent.count * kBlockBytes},
+                       Layer::data_path(core.engine.directory(), extent.value)});
+  });
+  co_return extents;
+}
+
 Task<Result<std::vector<ByteRange>>> Store::diff(std::string a, std::string b) {
   StoreCore& core = *core_;
   const AsyncMutex::Guard guard = co_await core.ops_mutex.lock();
@@ -174,11 +196,7 @@ Task<Result<std::vector<ByteRange>>> Store::diff(std::string a, std::string b) {
   // in a layer that nobody else sees.
   std::vector<ExtentMap> maps(2);
   for (std::size_t i = 0; i < 2; ++i) {
-    if (const auto volume = core.open_volume(nodes[i])) {
-      maps[i] = volume->map();
-    } else {
-      VT_CO_ASSIGN_OR_RETURN(maps[i], co_await core.build_map(nodes[i]));
-    }
+    VT_CO_ASSIGN_OR_RETURN(maps[i], co_await map_now(core, nodes[i]));
   }
   std::vector<ByteRange> ranges;
   for_each_difference(maps[0], maps[1], [&](const BlockRange& range) {

@@ -38,20 +38,26 @@ DriverStatus StoreDriver::validate_connector(const Json& connector) {
   return {Exception::kInvalidConnectorException, "the connector does not say its host"};
 }
 
+// A volume's file is one for all; of loop devices a read-only one is made beside a writable one.
 Answer<std::string> StoreDriver::device_of(const std::string& node, bool read_only) {
-  const std::string_view target = options_.connection == Connection::kLocal ? "loop" : "file";
+  const bool loop = options_.connection == Connection::kLocal;
+  const std::string_view target = loop ? "loop" : "file";
   const Result<Json> list = client_.call("device.list", Json::object());
   if (!list.ok()) return DriverStatus::of(list.status());
   for (const Json& attachment : (*list)["attachments"]) {
     if (attachment["name"] != node || attachment["target"] != target) continue;
-    if (attachment["state"] == "live") return text_in(attachment, "device");
+    if (loop && attachment["read_only"] != read_only) continue;
+    const std::string device = text_in(attachment, "device");
+    if (attachment["state"] == "live") return device;
     // Of another boot, or of a tree that was mounted elsewhere.
-    const Result<Json> gone = client_.call("device.detach", Json{{"name_or_device", node}});
+    const Result<Json> gone =
+        client_.call("device.detach", Json{{"name_or_device", device.empty() ? node : device}});
     if (!gone.ok()) return DriverStatus::of(gone.status());
     break;
   }
   const Result<Json> made = client_.call(
-      "device.attach", Json{{"name", node}, {"read_only", read_only}, {"target", target}});
+      "device.attach",
+      Json{{"name", node}, {"read_only", read_only}, {"beside_others", loop}, {"target", target}});
   if (!made.ok()) return DriverStatus::of(made.status());
   return text_in(*made, "device");
 }

@@ -1,6 +1,7 @@
 #include "driver/store_move.h"
 
 #include "driver/images/disk_copy.h"
+#include "driver/images/file_share.h"
 #include "driver/store_driver_impl.h"
 
 namespace voltree {
@@ -74,13 +75,24 @@ Status StoreMove::send(const std::string& copy) {
       UnfinishedVolume::create(there_.client(), name_, from->size_bytes(), Purpose::kNew));
   made_.emplace(std::move(made));
   VT_RETURN_IF_ERROR(send_limits(made_->name()));
+  VT_ASSIGN_OR_RETURN(const bool shared, share(copy, from->size_bytes()));
   {
     VT_ASSIGN_OR_RETURN(const std::unique_ptr<NbdDisk> to, there_.disk(made_->name()));
-    VT_RETURN_IF_ERROR(copy_disk(*from, *to, half(0)));
+    if (!shared) VT_RETURN_IF_ERROR(copy_disk(*from, *to, half(0)));
     VT_RETURN_IF_ERROR(to->flush());
   }
   VT_RETURN_IF_ERROR(compare(copy, made_->name(), half(1)));
   return wait_until_free(there_.client(), made_->name());
+}
+
+// Two stores on one file system of this host, which can share blocks. Compared it is all the same:
+// what is shared may be damaged.
+Result<bool> StoreMove::share(const std::string& copy, std::uint64_t size_bytes) {
+  if (!there_.on_this_host()) return false;
+  return share_volume(here_, copy, there_.client(), made_->name(), size_bytes,
+                      [&, sink = half(0)](std::uint64_t done) {
+                        sink({done, size_bytes});
+                      });
 }
 
 Status StoreMove::compare(const std::string& copy, const std::string& other,

@@ -24,6 +24,7 @@ class PeerStore {
 
   Client& client() { return *client_; }
   const std::string& uuid() const { return uuid_; }
+  bool on_this_host() const { return host_.empty(); }
   // It must be gone before this is.
   Result<std::unique_ptr<NbdDisk>> disk(const std::string& name);
   // The failure, with what ssh has to say of it.
@@ -56,6 +57,7 @@ class StoreMove {
 
  private:
   Status send(const std::string& copy);
+  Result<bool> share(const std::string& copy, std::uint64_t size_bytes);
   Status compare(const std::string& copy, const std::string& other, const ProgressSink& progress);
   Status send_limits(const std::string& to);
   Status check_unchanged(const std::string& copy);

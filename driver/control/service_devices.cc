@@ -22,6 +22,7 @@ Result<Json> device_attach(Call& call) {
   AttachOptions options;
   const std::string name = params.text("name");
   options.read_only = params.flag("read_only");
+  options.beside_others = params.flag("beside_others");
   options.target = params.text_or("target", "loop");
   const std::uint64_t sector_size_bytes = params.number_or("sector_size_bytes", kSectorBytes);
   VT_RETURN_IF_ERROR(call.accept(params));

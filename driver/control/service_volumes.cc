@@ -276,6 +276,38 @@ Result<Json> volume_share_file(Call& call) {
   return Json{{"name", name}, {"shared_bytes", length_bytes}};
 }
 
+// One page, as of volume.diff.
+Result<Json> volume_extents(Call& call) {
+  Params params(call.params());
+  const std::string name = params.text("name");
+  const std::uint64_t from_bytes = params.number_or("from_bytes", 0);
+  const std::uint64_t limit = params.number_or("limit", kDiffPageMax, kDiffPageMax);
+  VT_RETURN_IF_ERROR(call.accept(params));
+  if (limit == 0) return call.refuse("parameter \"limit\" must be at least 1");
+  VT_ASSIGN_OR_RETURN(const std::vector<StoreExtent> extents,
+                      call.wait(call.store().extents(name)));
+  Json list = Json::array();
+  Json files = Json::array();
+  std::map<std::string, std::size_t> numbers;
+  Json next = nullptr;
+  for (const StoreExtent& extent : extents) {
+    if (extent.range.offset_bytes < from_bytes) continue;
+    if (list.size() == limit) {
+      next = extent.range.offset_bytes;
+      break;
+    }
+    const auto [found, added] = numbers.try_emplace(extent.file, files.size());
+    if (added) files.push_back(extent.file);
+    list.push_back(Json{{"offset_bytes", extent.range.offset_bytes},
+                        {"length_bytes", extent.range.length_bytes},
+                        {"file", found->second}});
+  }
+  return Json{{"name", name},
+              {"extents", std::move(list)},
+              {"files", std::move(files)},
+              {"next_from_bytes", std::move(next)}};
+}
+
 // One page of the differences: a store can hold millions of ranges, a message cannot.
 Result<Json> volume_diff(Call& call) {
   Params params(call.params());
@@ -333,21 +365,14 @@ Json node_json(const NodeInfo& info) {
 
 const std::vector<Method>& volume_methods() {
   static const std::vector<Method> methods{
-      {"volume.create", volume_create},
-      {"volume.list", volume_list},
-      {"volume.info", volume_info},
-      {"volume.usage", volume_usage},
-      {"volume.snapshot", volume_snapshot},
-      {"volume.snapshot_group", volume_snapshot_group},
-      {"volume.clone", volume_clone},
-      {"volume.revert", volume_revert},
-      {"volume.replace", volume_replace},
-      {"volume.resize", volume_resize},
-      {"volume.rename", volume_rename},
-      {"volume.delete", volume_delete},
-      {"volume.diff", volume_diff},
-      {"volume.set_notes", volume_set_notes},
-      {"volume.share_file", volume_share_file},
+      {"volume.create", volume_create},       {"volume.list", volume_list},
+      {"volume.info", volume_info},           {"volume.usage", volume_usage},
+      {"volume.snapshot", volume_snapshot},   {"volume.snapshot_group", volume_snapshot_group},
+      {"volume.clone", volume_clone},         {"volume.revert", volume_revert},
+      {"volume.replace", volume_replace},     {"volume.resize", volume_resize},
+      {"volume.rename", volume_rename},       {"volume.delete", volume_delete},
+      {"volume.diff", volume_diff},           {"volume.extents", volume_extents},
+      {"volume.set_notes", volume_set_notes}, {"volume.share_file", volume_share_file},
   };
   return methods;
 }

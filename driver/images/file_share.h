@@ -16,4 +16,11 @@ namespace voltree {
 Result<std::uint64_t> share_file(Client& client, const std::string& volume, const SourceFile& file,
                                  const std::function<void(std::uint64_t)>& done_bytes);
 
+// The same of all that `source`, a snapshot or a clone that nobody writes to, holds in the store
+// `from`: its layers' blocks become those of `volume` in the store `to`, of the same size. False:
+// some of it is to be copied.
+Result<bool> share_volume(Client& from, const std::string& source, Client& to,
+                          const std::string& volume, std::uint64_t size_bytes,
+                          const std::function<void(std::uint64_t)>& done_bytes);
+
 }  // namespace voltree

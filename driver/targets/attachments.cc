@@ -1,6 +1,14 @@
 #include "driver/targets/attachments.h"
 
 namespace voltree {
+namespace {
+
+bool may_be_beside(const AttachOptions& options, const AttachmentRow& other) {
+  const bool one_writes = options.read_only != other.read_only;
+  return one_writes ? options.beside_others : options.read_only;
+}
+
+}  // namespace
 
 void Attachments::remove(std::string_view target) {
   std::erase_if(targets_, [&](const auto& known) { return known->name() == target; });
@@ -64,7 +72,7 @@ Result<Attachment> Attachments::attach(const std::string& name, AttachOptions op
                  voltree::quoted(name), info.size_bytes, options.sector_size_bytes);
   }
   for (const Attachment& other : list()) {
-    if (other.name.str() != node.str() || (options.read_only && other.row.read_only)) continue;
+    if (other.name.str() != node.str() || may_be_beside(options, other.row)) continue;
     return error(Code::kBusy, "{} is attached already as {}{}", voltree::quoted(name),
                  other.row.device.empty() ? "a device that was never made" : other.row.device,
                  other.live ? "" : "; that attachment is stale: voltree detach it first");

@@ -19,6 +19,9 @@ namespace voltree {
 struct AttachOptions {
   std::string target = "loop";
   bool read_only = false;
+  // A read-only device and a writable one of the same volume may be there at once. What is cached
+  // of the one does not follow what is written through the other.
+  bool beside_others = false;
   std::uint32_t sector_size_bytes = 512;
 };
 
@@ -31,7 +34,8 @@ class Attachments {
   void add(std::unique_ptr<Target> target) { targets_.push_back(std::move(target)); }
   void remove(std::string_view target);
 
-  // kBusy when it is attached already, unless both are read-only. Snapshots are always read-only.
+  // kBusy when it is attached already, unless both are read-only, or one is and `beside_others` is
+  // asked for. Snapshots are always read-only.
   Result<Attachment> attach(const std::string& name, AttachOptions options);
   // By volume (all its attachments) or by device. kNotFound when there is none; kBusy, naming who,
   // when in use.

@@ -220,6 +220,7 @@ TEST_F(ServerTest, SocketAndEmbeddedAnswerTheSame) {
       {"volume.create", {{"name", "a"}, {"size_bytes", 8192}}},
       {"volume.create", {{"name", "b"}, {"size_bytes", 100}}},
       {"volume.diff", {{"a", "a"}, {"b", "a@s"}}},
+      {"volume.extents", {{"name", "a"}}},
       {"erase.queue", Json::object()},
       {"version", Json::object()},
       {"no.such.method", Json::object()},

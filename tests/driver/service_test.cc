@@ -203,6 +203,40 @@ TEST_F(ServiceTest, DiffAnswersInPages) {
   EXPECT_EQ(usage["freed_together_bytes"], 3 * kBlockBytes);
 }
 
+TEST_F(ServiceTest, ExtentsAnswerInPagesAndLeadToTheBytes) {
+  must("volume.create", {{"name", "a"}, {"size_bytes", kMiB}});
+  const auto write = [&](std::uint64_t block, std::byte value) {
+    const auto device = runtime_->sync_wait(store_->open_device("a"));
+    ASSERT_TRUE(device.ok());
+    const std::vector<std::byte> data(2 * kBlockBytes, value);
+    ASSERT_TRUE(
+        runtime_->sync_wait((*device)->write(block * kBlockBytes, std::span(data), {.fua = true}))
+            .ok());
+  };
+  write(1, std::byte{7});
+  must("volume.snapshot", {{"volume", "a"}, {"snapshot", "s"}});
+  write(2, std::byte{8});  // over the second one of them
+  const Json first = must("volume.extents", {{"name", "a"}, {"limit", 1}});
+  const Json second =
+      must("volume.extents", {{"name", "a"}, {"from_bytes", first["next_from_bytes"]}});
+  EXPECT_TRUE(second["next_from_bytes"].is_null());
+  std::vector<std::pair<std::uint64_t, char>> found;  // block, what its file has there
+  for (const Json& page : {first, second}) {
+    for (const Json& extent : page["extents"]) {
+      std::ifstream file(page["files"][extent["file"].get<std::size_t>()].get<std::string>());
+      const auto offset_bytes = extent["offset_bytes"].get<std::uint64_t>();
+      for (std::uint64_t at = 0; at < extent["length_bytes"]; at += kBlockBytes) {
+        file.seekg(static_cast<std::streamoff>(offset_bytes + at));
+        found.emplace_back((offset_bytes + at) / kBlockBytes, static_cast<char>(file.get()));
+      }
+    }
+  }
+  EXPECT_EQ(found, (std::vector<std::pair<std::uint64_t, char>>{{1, 7}, {2, 8}, {3, 8}}));
+  EXPECT_EQ(first["extents"].size(), 1U);
+  EXPECT_EQ(code_of("volume.extents", {{"name", "nope"}}), Code::kNotFound);
+  EXPECT_EQ(code_of("volume.extents", {{"name", "a"}, {"limit", 0}}), Code::kInvalid);
+}
+
 TEST_F(ServiceTest, EraseSettingsAndCertificates) {
   EXPECT_EQ(must("erase.set", {{"policy", "random"}, {"rate_bytes", 1 << 30}})["policy"], "random");
   EXPECT_EQ(code_of("erase.set"), Code::kInvalid);

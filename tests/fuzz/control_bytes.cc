@@ -112,6 +112,7 @@ std::vector<Bytes> line_seeds() {
       {"volume.delete",
        R"({"name":"copy","snapshots":true,"force":true,"erase_first_bytes":1,"erase_io_priority":"idle"})"},
       {"volume.set_notes", R"({"name":"disk","notes":{"owner":"ann"}})"},
+      {"volume.extents", R"({"name":"disk","from_bytes":0,"limit":65536})"},
       {"volume.diff", R"({"a":"disk@one","b":"disk","from_bytes":0,"limit":65536})"},
       {"qos.get", R"({"name":"disk"})"},
       {"qos.set", R"({"name":"disk","total_bytes_sec":104857600,"read_iops_sec_per_gb":5})"},

@@ -80,20 +80,10 @@ end_process() { # end_process PID: and wait for it
   wait "$1" 2>/dev/null || true
 }
 
-driver_call() { # driver_call CALL ARGUMENTS: what the driver answers, in JSON
-  python3 - "$VOLTREE_STORE/run/control.sock" "$1" "$2" <<'PY'
-import json, socket, sys
-path, call, arguments = sys.argv[1:]
-with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as daemon:
-    daemon.connect(path)
-    params = {"call": call, "arguments": json.loads(arguments), "configuration": {"free_min_bytes": 0}}
-    daemon.sendall(json.dumps({"jsonrpc": "2.0", "id": 1, "method": "driver.call", "params": params}).encode() + b"\n")
-    for line in daemon.makefile():
-        answer = json.loads(line)
-        if "id" in answer:
-            print(json.dumps(answer.get("result", answer.get("error"))))
-            break
-PY
+driver_configuration='{"free_min_bytes":0}'
+driver_call() { # driver_call CALL ARGUMENTS [CONFIGURATION]: what the driver answers, in JSON
+  python3 "$(dirname "${BASH_SOURCE[0]}")/driver_call.py" "$VOLTREE_STORE/run/control.sock" "$1" "$2" \
+    "${3:-$driver_configuration}"
 }
 
 # What lies below $work is unmounted deepest first; loop devices on files there are let go.

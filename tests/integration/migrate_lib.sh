@@ -10,20 +10,7 @@ serves() { "$voltree" --store "$1" version 2>/dev/null | grep -q daemon; }
 names() { "$voltree" --store "$1" --json list | jq -r '[.nodes[].name] | join(" ")'; }
 export VOLTREE_STORE=$here # whom the driver asks: the store that the volume leaves
 driver() { # driver CALL ARGUMENTS HOST: with that host's name
-  python3 - "$VOLTREE_STORE/run/control.sock" "$@" <<'PY'
-import json, socket, sys
-path, call, arguments, host = sys.argv[1:]
-with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as daemon:
-    daemon.connect(path)
-    params = {"call": call, "arguments": json.loads(arguments),
-              "configuration": {"free_min_bytes": 0, "host_name": host}}
-    daemon.sendall(json.dumps({"jsonrpc": "2.0", "id": 1, "method": "driver.call", "params": params}).encode() + b"\n")
-    for line in daemon.makefile():
-        answer = json.loads(line)
-        if "id" in answer:
-            print(json.dumps(answer.get("result", answer.get("error"))))
-            break
-PY
+  driver_call "$1" "$2" "{\"free_min_bytes\":0,\"host_name\":\"$3\"}"
 }
 location_of() { VOLTREE_STORE=$1 driver get_volume_stats '{"refresh":true}' "$2" | jq -r '.answer.pools[0].location_info'; }
 migrate() { # migrate NAME LOCATION [MORE-OF-THE-VOLUME]

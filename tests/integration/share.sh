@@ -6,7 +6,9 @@
 source "$(dirname "$0")/lib.sh" "$1"
 need_fuse
 need_loop
-command -v python3 >/dev/null || skip "this needs python3"
+for tool in jq python3; do
+  command -v "$tool" >/dev/null || skip "this needs $tool"
+done
 
 tried=0 host=$work/host
 export VOLTREE_STORE=$host/store
@@ -130,24 +132,48 @@ apart() { # apart TYPE
 }
 
 manage() { # manage PATH DIRECTORIES: what Cinder is told: the size, or the exception
-  python3 - "$VOLTREE_STORE/run/control.sock" "$@" <<'END'
-import json, socket, sys
-where, path, directories = sys.argv[1:]
+  local size made reference configuration
+  reference=$(jq -cn --arg path "$1" '{"source-name": $path}')
+  configuration=$(jq -cn --arg directories "$2" '{manage_directories: $directories | split(" "), free_min_bytes: 0}')
+  size=$(driver_call manage_existing_get_size "{\"existing_ref\":$reference}" "$configuration")
+  made=$(driver_call manage_existing \
+    "{\"existing_ref\":$reference,\"volume\":{\"name\":\"volume-1\",\"id\":\"1\",\"size\":$(jq '.answer // 0' <<<"$size")}}" \
+    "$configuration")
+  if jq -e 'has("exception")' <<<"$size" >/dev/null; then
+    is "both refuse $1" "$(jq -r .exception <<<"$size")" "$(jq -r .exception <<<"$made")"
+  fi
+  jq -rs '.[1].exception // .[0].answer' <<<"$size$made"
+}
 
-def call(verb, **arguments):
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(where)
-        request = {'jsonrpc': '2.0', 'id': 1, 'method': 'driver.call', 'params': {
-            'call': verb, 'arguments': dict(arguments, existing_ref={'source-name': path}),
-            'configuration': {'manage_directories': directories.split(), 'free_min_bytes': 0}}}
-        connection.sendall(json.dumps(request).encode() + b'\n')
-        return json.loads(connection.makefile().readline())['result']
-
-size = call('manage_existing_get_size')
-made = call('manage_existing', volume={'name': 'volume-1', 'id': '1', 'size': size.get('answer') or 0})
-assert made.get('exception') == size.get('exception') or 'answer' in size, (size, made)
-print(made.get('exception') or size['answer'])
-END
+# A volume that moves to a store on the same file system takes its blocks with it.
+moves() { # moves TYPE
+  local other=$host/other sum before after location daemon
+  "$voltree" --store "$other" init >/dev/null
+  "$voltree" --store "$other" serve --foreground 2>>"$work/daemon.log" &
+  daemon=$!
+  wait_until "a daemon on the other store" test -S "$other/run/control.sock"
+  "$voltree" clone first moving --size 1G
+  "$voltree" snapshot moving@gone # blocks in several layers
+  dd if=/dev/urandom of="$work/mnt/volumes/moving" bs=1M seek=40 count=16 conv=notrunc status=none
+  "$voltree" delete moving@gone
+  sum=$(exported_sum moving $((1 << 30)))
+  location=$(VOLTREE_STORE=$other driver_call get_volume_stats '{"refresh":true}' '{"host_name":"stor1"}' |
+    jq -r '.answer.pools[0].location_info')
+  before=$(used_bytes)
+  is "$1: it moves" true "$(driver_call migrate_volume \
+    "{\"volume\":{\"name\":\"moving\",\"size\":1},\"host\":\"stor1@other#pool\",\"location_info\":\"$location\"}" \
+    '{"free_min_bytes":0,"host_name":"stor1"}' | jq .answer.moved)"
+  # What is overwritten of a shared block is new space, until its file goes.
+  check "$1: what was here is erased" "$voltree" erase --wait
+  after=$(used_bytes)
+  if [[ $1 != ext4 ]]; then
+    ((after - before < data_bytes / 4)) || fail "$1: $((after - before)) bytes more are used: it was copied"
+  fi
+  is "$1: here" 0 "$(json 'sum(n["name"] == "moving" for n in a["nodes"])' list)"
+  is "$1: there, whole" "$sum" "$("$voltree" --store "$other" export moving - --quiet | sha256sum | cut -d' ' -f1)"
+  check "$1: every checksum there" "$voltree" --store "$other" check --data
+  kill "$daemon"
+  wait "$daemon" || true
 }
 
 refused=ManageExistingInvalidReference
@@ -203,6 +229,7 @@ try_host() { # try_host TYPE
   after_the_power_failed "$1" "$sum"
   apart "$1"
   what_cinder_may_take "$1"
+  moves "$1"
   check "$1: the store is sound" "$voltree" check --data
   sum=$(sha256sum "$host/source")
   check "$1: delete everything" "$voltree" delete embedded first volume-1 --wait
