@@ -270,6 +270,8 @@ Task<Result<Eraser::Outcome>> Eraser::erase_ranges(const EraseItemRow& item,
     VT_CO_RETURN_IF_ERROR(co_await layer->file(true).punch_hole(range.first * kBlockBytes,
                                                                 range.count * kBlockBytes));
   }
+  // Holes that a power loss undoes would not be made again: the queue forgets them.
+  VT_CO_RETURN_IF_ERROR(co_await sync(layer->file(true)));
   co_return outcome;
 }
 
@@ -297,7 +299,7 @@ Task<Status> Eraser::erase_ranges_of_failed(LayerId layer, std::vector<BlockRang
     VT_CO_RETURN_IF_ERROR(
         co_await (*opened)->punch_hole(range.first * kBlockBytes, range.count * kBlockBytes));
   }
-  co_return Status();
+  co_return co_await sync(**opened);
 }
 
 // Overwrite, fdatasync, read back: in this order (I8). What is not overwritten only counts.
@@ -338,13 +340,15 @@ Task<Status> Eraser::overwrite(File& file, std::vector<BlockRange> ranges,
       }
     }
     if (verify) break;
-    Status synced = co_await file.sync_data();
-    if (!synced.ok()) {
-      engine_.fail(synced);
-      co_return synced;
-    }
+    VT_CO_RETURN_IF_ERROR(co_await sync(file));
   }
   co_return Status();
+}
+
+Task<Status> Eraser::sync(File& file) {
+  Status synced = co_await file.sync_data();
+  if (!synced.ok()) engine_.fail(synced);
+  co_return synced;
 }
 
 Task<Status> Eraser::pace(std::uint64_t bytes, std::uint64_t rate_bytes) {

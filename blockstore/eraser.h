@@ -58,6 +58,7 @@ class Eraser {
                                       Outcome& outcome);
   Task<Status> overwrite(File& file, std::vector<BlockRange> ranges, const EraseRequestRow& request,
                          std::uint64_t rate_bytes, Outcome& outcome);
+  Task<Status> sync(File& file);  // a failure is the store's (I10)
   Task<Status> pace(std::uint64_t bytes, std::uint64_t rate_bytes);
   Task<Status> finish_item(EraseRequestRow request, const EraseItemRow& item,
                            const Outcome& outcome, bool last);

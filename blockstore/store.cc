@@ -147,10 +147,10 @@ Status Store::create(Runtime& runtime, const std::string& directory, StoreCreate
   }
   SyncWatch syncs;
   VT_RETURN_IF_ERROR(Engine::make_reserve(fs, directory, syncs));
-  // The catalog comes last: a folder without one is no store.
+  // The catalog comes last, and the names of all before it are synced with its own: a folder
+  // without one is no store.
   const std::string catalog = directory + "/catalog.db";
-  VT_RETURN_IF_ERROR(CatalogDb::create(fs, catalog, first_settings(runtime, options)).status());
-  return fs.sync_dir(directory);
+  return CatalogDb::create(fs, catalog, first_settings(runtime, options)).status();
 }
 
 Store::Store(std::unique_ptr<StoreCore> core) : core_(std::move(core)) {}

@@ -178,6 +178,16 @@ void SimImage::revert(SimInode& inode) const {
   }
 }
 
+void SimImage::for_each_page(const PageVisitor& visit) const {
+  std::set<std::uint32_t> named;
+  for (const auto& [path, id] : names_) named.insert(id);
+  for (const auto& [id, inode] : inodes_) {
+    for (const auto& [number, page] : inode->pages) {
+      if (page.bytes) visit(named.contains(id), number, *page.bytes);
+    }
+  }
+}
+
 std::uint64_t SimImage::digest() const {
   std::uint64_t digest = 1;
   for (const std::string& dir : dirs_) digest = combine(digest, digest_of(dir));

@@ -9,6 +9,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -37,6 +38,10 @@ class SimImage {
   // What a sync of a running machine's file could not write is gone from its page cache, too: its
   // bytes are those of this disk again. Its size stays.
   void revert(SimInode& inode) const;
+  // Every page that was written, of files whether or not a name leads to them still.
+  using PageVisitor = std::function<void(bool named, std::uint64_t page,
+                                         std::span<const std::byte, SimInode::kPageBytes> bytes)>;
+  void for_each_page(const PageVisitor& visit) const;
   // Equal for equal contents and names.
   std::uint64_t digest() const;
 

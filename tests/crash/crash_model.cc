@@ -42,6 +42,21 @@ void fill_sectors(std::span<std::byte> out, Tag tag, std::uint64_t first) {
   }
 }
 
+std::optional<Tag> tag_of(std::span<const std::byte> sector, std::uint64_t number) {
+  const auto word_at = [&](std::size_t at) {
+    std::uint64_t word = 0;
+    std::memcpy(&word, sector.data() + at, sizeof word);
+    return word;
+  };
+  const std::uint64_t first = word_at(0);
+  for (std::size_t at = sizeof first; at < kSectorBytes; at += sizeof first) {
+    if (word_at(at) != first) return std::nullopt;
+  }
+  if (first == 0) return Tag{0};
+  if ((first & 0xffffffff) != number) return std::nullopt;
+  return first >> 32;
+}
+
 void SectorTags::write(Tag tag) {
   tags.push_back(tag);
   acknowledged = tags.size() - 1;

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -18,6 +19,9 @@ using Tag = std::uint64_t;
 // The bytes of sectors with this tag, from the sector `first` on: each says which it is, so that
 // none can pass for another.
 void fill_sectors(std::span<std::byte> out, Tag tag, std::uint64_t first);
+
+// The tag of the sector `number`; nothing when its words are not those of one tag and that place.
+std::optional<Tag> tag_of(std::span<const std::byte> sector, std::uint64_t number);
 
 // What a sector may hold.
 struct SectorTags {

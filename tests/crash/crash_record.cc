@@ -13,8 +13,8 @@ class Recorder {
     world_.record(&out_.log);
   }
 
-  std::optional<Failure> run(const std::vector<Op>& ops) {
-    Status status = machine_.create();
+  std::optional<Failure> run(const std::vector<Op>& ops, const StoreCreateOptions& store) {
+    Status status = machine_.create(store);
     if (status.ok()) status = machine_.start();
     if (!status.ok()) return Failure{fmt::format("making the store: {}", status.message())};
     promise({{model_}}, "idle");
@@ -73,8 +73,9 @@ class Recorder {
 
 }  // namespace
 
-std::optional<Failure> record(const std::vector<Op>& ops, std::uint64_t seed, Recording& out) {
-  return Recorder(seed, out).run(ops);
+std::optional<Failure> record(const std::vector<Op>& ops, std::uint64_t seed, Recording& out,
+                              const StoreCreateOptions& store) {
+  return Recorder(seed, out).run(ops, store);
 }
 
 }  // namespace voltree::crash

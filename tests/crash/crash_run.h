@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "blockstore/runtime/sim_crash.h"
+#include "blockstore/store.h"
 #include "tests/crash/crash_model.h"
 #include "tests/crash/workload.h"
 
@@ -35,7 +36,8 @@ struct Failure {
 };
 
 // Empty when all operations did what they should.
-std::optional<Failure> record(const std::vector<Op>& ops, std::uint64_t seed, Recording& out);
+std::optional<Failure> record(const std::vector<Op>& ops, std::uint64_t seed, Recording& out,
+                              const StoreCreateOptions& store = {});
 
 struct ExploreOptions {
   std::uint64_t seed = 1;

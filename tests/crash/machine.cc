@@ -13,21 +13,10 @@ using Kind = Op::Kind;
 
 std::string text(const Status& status) { return std::string(status.message()); }
 
-std::uint64_t word_at(std::span<const std::byte> bytes, std::size_t at) {
+std::uint64_t first_word(std::span<const std::byte> sector) {
   std::uint64_t word = 0;
-  std::memcpy(&word, bytes.data() + at, sizeof word);
+  std::memcpy(&word, sector.data(), sizeof word);
   return word;
-}
-
-// The tag of a sector, or nothing when its words are not those of one tag and place.
-std::optional<Tag> tag_of(std::span<const std::byte> sector, std::uint64_t number) {
-  const std::uint64_t first = word_at(sector, 0);
-  for (std::size_t i = sizeof first; i < kSectorBytes; i += sizeof first) {
-    if (word_at(sector, i) != first) return std::nullopt;
-  }
-  if (first == 0) return Tag{0};
-  if ((first & 0xffffffff) != number) return std::nullopt;
-  return first >> 32;
 }
 
 // The sectors of `bytes`, which are those of `model` from `first` on.
@@ -39,7 +28,7 @@ std::optional<std::string> compare_bytes(const std::string& name, std::span<cons
     const SectorTags& allowed = model.sectors[first + i];
     const std::optional<Tag> tag = tag_of(sector, first + i);
     if (!tag) {
-      return fmt::format("{}, sector {}: foreign bytes {:x}", name, first + i, word_at(sector, 0));
+      return fmt::format("{}, sector {}: foreign bytes {:x}", name, first + i, first_word(sector));
     }
     if (allowed.allows(*tag, power_loss)) continue;
     return fmt::format("{}, sector {} holds write {}, expected {} (acknowledged {})", name,
@@ -78,7 +67,9 @@ void Machine::end() {
 
 void Machine::kill() { boot(); }
 
-Status Machine::create() { return Store::create(*runtime_, "/store", {}); }
+Status Machine::create(const StoreCreateOptions& options) {
+  return Store::create(*runtime_, "/store", options);
+}
 
 Status Machine::start() {
   auto opened = wait(Store::open(*runtime_, "/store", {.background_work = false}));

@@ -33,7 +33,7 @@ class Machine {
     return runtime_->sync_wait(std::move(task));
   }
 
-  Status create();
+  Status create(const StoreCreateOptions& options = {});
   Status start();
   // The daemon is gone, and what it had begun to write down by itself is there. A start begins
   // another one.
