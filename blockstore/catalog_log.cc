@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cstring>
 #include <memory>
 #include <span>
 
@@ -24,16 +25,10 @@ std::uint32_t big_endian(std::span<const std::byte> at) {
   return value;
 }
 
-std::uint32_t little_endian(std::span<const std::byte> at) {
-  std::uint32_t value = 0;
-  for (std::size_t i = 4; i-- > 0;) value = value << 8 | static_cast<std::uint32_t>(at[i]);
-  return value;
-}
-
 // Each frame's checksum goes on from the one before it.
 class Chain {
  public:
-  explicit Chain(bool big) : word_(big ? big_endian : little_endian) {}
+  explicit Chain(bool big) : big_(big) {}
   // From a checksum as it is stored.
   void go_on_from(std::span<const std::byte> stored) {
     first_ = big_endian(stored.first(4));
@@ -41,8 +36,8 @@ class Chain {
   }
   void add(std::span<const std::byte> bytes) {
     for (std::size_t at = 0; at < bytes.size(); at += 8) {
-      first_ += word_(bytes.subspan(at, 4)) + second_;
-      second_ += word_(bytes.subspan(at + 4, 4)) + first_;
+      first_ += word(bytes, at) + second_;
+      second_ += word(bytes, at + 4) + first_;
     }
   }
   void add_frame(std::span<const std::byte> frame) {
@@ -54,7 +49,14 @@ class Chain {
   }
 
  private:
-  std::uint32_t (*word_)(std::span<const std::byte>);
+  std::uint32_t word(std::span<const std::byte> bytes, std::size_t at) const {
+    std::uint32_t value = 0;
+    std::memcpy(&value, bytes.data() + at, sizeof value);
+    const bool swap = big_ == (std::endian::native == std::endian::little);
+    return swap ? __builtin_bswap32(value) : value;
+  }
+
+  bool big_;
   std::uint32_t first_ = 0;
   std::uint32_t second_ = 0;
 };

@@ -43,7 +43,10 @@ Result<std::unique_ptr<InflightTable>> InflightTable::open(FileSystem& fs,
 
 void InflightTable::clear() {
   SlotBytes* slots = slots_of(*map_);
-  for (std::size_t i = 0; i < kSlots; ++i) store(slots[i].node, kNoNode);
+  // Free slots stay untouched: no page becomes dirty for nothing.
+  for (std::size_t i = 0; i < kSlots; ++i) {
+    if (slots[i].node != kNoNode) store(slots[i].node, kNoNode);
+  }
   left_behind_.clear();
 }
 

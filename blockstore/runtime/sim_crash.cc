@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <filesystem>
 
 #include "blockstore/base/checksum.h"
 
@@ -10,10 +9,6 @@ namespace voltree {
 namespace {
 
 constexpr std::uint64_t kPage = SimInode::kPageBytes;
-
-std::string parent_of(const std::string& path) {
-  return SimWorld::normal(std::filesystem::path(path).parent_path().string());
-}
 
 std::uint64_t combine(std::uint64_t digest, std::uint64_t value) {
   digest ^= value + 0x9E3779B97F4A7C15 + (digest << 6) + (digest >> 2);
@@ -150,7 +145,7 @@ std::unique_ptr<SimWorld> SimImage::to_world(SimWorldOptions options, std::uint6
   auto world = std::make_unique<SimWorld>(options);
   for (const std::string& dir : dirs_) world->restore_dir(dir);
   for (const auto& [path, id] : names_) {
-    if (!dirs_.contains(parent_of(path))) continue;  // the folder's own name was lost
+    if (!dirs_.contains(SimWorld::parent_of(path))) continue;  // the folder's own name was lost
     const std::shared_ptr<SimInode> inode = world->restore_file(path, id);
     const Inode& image = *inodes_.at(id);
     for (const auto& [number, page] : image.pages) {
@@ -234,7 +229,7 @@ bool SimDisk::covers(const SimEvent& sync, const SimEvent& change) const {
              change.offset_bytes + length > sync.offset_bytes;
     }
     case Kind::kSyncDir:
-      return is_name(change.kind) && parent_of(change.path) == sync.path;
+      return is_name(change.kind) && SimWorld::parent_of(change.path) == sync.path;
     default:
       return false;
   }

@@ -278,9 +278,20 @@ void SimInode::forget_stores(std::uint64_t offset_bytes, std::uint64_t length_by
 SimWorld::SimWorld(SimWorldOptions options) : options_(options), dirs_{"/", "."} {}
 
 std::string SimWorld::normal(const std::string& path) {
+  // Most are: asked for each call of a simulation.
+  const bool is_normal = !path.empty() && path != "." && path.back() != '/' &&
+                         path.find("//") == std::string::npos && path[0] != '.' &&
+                         path.find("/.") == std::string::npos;
+  if (is_normal) return path;
   std::string out = std::filesystem::path(path).lexically_normal().string();
   while (out.size() > 1 && out.back() == '/') out.pop_back();
   return out.empty() ? "." : out;
+}
+
+std::string SimWorld::parent_of(const std::string& path) {
+  const std::size_t slash = path.rfind('/');
+  if (slash == std::string::npos) return ".";
+  return slash == 0 ? "/" : path.substr(0, slash);
 }
 
 std::string SimWorld::path_of(const SimInode& inode) const {
@@ -401,7 +412,7 @@ Status SimWorld::change(SimInode& inode, const SimMutation& mutation) {
 }
 
 Status SimWorld::check_parent(const std::string& path) const {
-  const std::string parent = normal(std::filesystem::path(path).parent_path().string());
+  const std::string parent = parent_of(path);
   if (dirs_.contains(parent)) return {};
   return error(Code::kNotFound, "{}: no such folder", parent);
 }
@@ -475,11 +486,8 @@ Result<std::vector<std::string>> SimWorld::list(const std::string& path) const {
   if (!dirs_.contains(path)) return error(Code::kNotFound, "{}: no such folder", path);
   std::vector<std::string> names;
   const auto add = [&](const std::string& candidate) {
-    const std::filesystem::path entry(candidate);
-    if (candidate != path && normal(entry.parent_path().string()) == path && candidate != "." &&
-        candidate != "/") {
-      names.push_back(entry.filename().string());
-    }
+    if (candidate == path || candidate == "." || candidate == "/") return;
+    if (parent_of(candidate) == path) names.push_back(candidate.substr(candidate.rfind('/') + 1));
   };
   for (const auto& [name, inode] : files_) add(name);
   for (const std::string& name : dirs_) add(name);

@@ -232,6 +232,7 @@ class SimWorld {
 
   // "a//b/./c/" and "a/b/c" are one path.
   static std::string normal(const std::string& path);
+  static std::string parent_of(const std::string& path);  // of one that is normal
 
  private:
   Status check_parent(const std::string& path) const;

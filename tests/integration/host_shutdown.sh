@@ -76,9 +76,12 @@ let_go() { losetup -d "$1" 2>/dev/null || ! losetup "$1" >/dev/null 2>&1; }
 look() { # look WHAT
   local device
   check "$1: flushed writes" "$writer" verify "$work/mnt/volumes/v" "$work/books"
-  # The daemon makes it anew by itself, unless somebody still uses what is left of the old one.
+  # The daemon makes it anew by itself, unless somebody still uses what is left of the old one, or took its number.
   device=$(losetup -nO NAME,BACK-FILE | awk -v file="$work/mnt/volumes/inner" '$2 == file {print $1}')
-  [[ -n $device ]] || device=$("$voltree" attach inner) || die "$1: no device"
+  if [[ -z $device ]]; then
+    check "$1: what is stale goes" "$voltree" detach inner
+    device=$("$voltree" attach inner) || die "$1: no device"
+  fi
   mount "$device" "$inner" || fail "$1: the file system in the volume cannot be mounted"
   umount "$inner"
   check "$1: the file system in the volume" e2fsck -fn "$device"
