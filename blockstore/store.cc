@@ -129,7 +129,7 @@ Status Store::create(Runtime& runtime, const std::string& directory, StoreCreate
   VT_RETURN_IF_ERROR(check_empty(fs, directory));
   // An earlier init may have made the folder and not its name durable. Somebody else's folder in a
   // folder that we may not read is theirs to have made.
-  const Status named = fs.sync_dir(parent_folder(directory));
+  Status named = fs.sync_dir(parent_folder(directory));
   if (!named.ok() && (!there || named.code() != Code::kPermission)) return named;
   VT_ASSIGN_OR_RETURN(const FsInfo info, fs.info(directory));
   if (!info.sparse_files) {

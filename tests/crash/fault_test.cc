@@ -2,6 +2,8 @@
 // within an init.
 #include <gtest/gtest.h>
 
+#include <set>
+
 #include "tests/crash/fault_run.h"
 #include "tests/crash/machine.h"
 
@@ -20,13 +22,24 @@ TEST_P(Fault, AtCallsOfTheStandardWorkload) {
   const std::vector<Op> ops = standard_workload();
   const std::vector<std::uint64_t> calls = calls_for(ops, 1, GetParam());
   ASSERT_GT(calls.size(), 50u);
-  // All syncs that lose something; of the others some, each kind its own.
-  const std::uint64_t step = GetParam() == FaultKind::kLostSync ? 1 : calls.size() / 60 + 1;
+  // Some of each kind, and all syncs: what they lose is to be seen after a power loss.
+  std::set<std::uint64_t> chosen;
+  const std::uint64_t step = calls.size() / 60 + 1;
+  for (std::size_t i = static_cast<std::size_t>(GetParam()) % step; i < calls.size(); i += step) {
+    chosen.insert(calls[i]);
+  }
+  const std::vector<std::uint64_t> syncs = calls_for(ops, 1, FaultKind::kLostSync);
+  ASSERT_GT(syncs.size(), 50u);
+  const bool fails_syncs = GetParam() == FaultKind::kIoErrorOnce ||
+                           GetParam() == FaultKind::kIoErrorOn ||
+                           GetParam() == FaultKind::kLostSync;
+  if (fails_syncs) chosen.insert(syncs.begin(), syncs.end());
   FaultCounts counts;
-  for (std::size_t i = static_cast<std::size_t>(GetParam()) % step;
-       i < calls.size() && !HasFailure(); i += step * kShare) {
-    const auto failure = run_with_fault(ops, 1, GetParam(), calls[i], 1, counts);
-    EXPECT_FALSE(failure) << failure->what;
+  std::uint64_t number = 0;
+  for (const std::uint64_t call : chosen) {
+    if (number++ % kShare != 0) continue;
+    const auto failure = run_with_fault(ops, 1, GetParam(), call, fails_syncs ? 3 : 1, counts);
+    ASSERT_FALSE(failure) << failure->what;
   }
   EXPECT_GT(counts.runs, 25 / kShare);
 }

@@ -22,7 +22,7 @@ Y = 'blockstore/store_repair_layers.cc'
 MUTATIONS = [
     # --- Syncs that are not made.
     ('create: the folder\'s own name is not synced', S,
-     'const Status named = fs.sync_dir(parent_folder(directory));', 'const Status named;'),
+     'Status named = fs.sync_dir(parent_folder(directory));', 'Status named;'),
     ('create: the catalog\'s name is not synced', D,
      '  VT_RETURN_IF_ERROR(fs.sync_dir(parent_folder(path)));\n', ''),
     ('layer: its folder\'s name is not synced', L,
