@@ -161,16 +161,31 @@ class FaultRun {
     }
     host_.lift();
     if (auto wrong = stop(read_only)) return wrong;
-    world_.log_stores();
-    const std::size_t stopped = log_.size();
+    const std::size_t stopped = events();
     if (auto wrong = reopen(read_only)) return "opened again: " + *wrong;
+    const std::size_t recovered = events();
+    if (!may_be_damaged()) {
+      if (auto wrong = machine_.use()) return "opened again: " + *wrong;
+    }
+    // Before the recovery in the same boot, after it, and within.
     for (std::size_t i = 0; i < power_losses; ++i, ++counts.power_losses) {
-      if (auto wrong = lose_power(stopped)) return "after a power loss: " + *wrong;
+      const std::size_t which = power_losses < 3 ? random_() % 3 : i % 3;
+      const std::size_t points[] = {stopped, recovered,
+                                    stopped + random_() % (recovered - stopped + 1)};
+      if (auto wrong = lose_power(points[which])) {
+        return fmt::format("after a power loss at event {} of {} to {}: {}", points[which], stopped,
+                           recovered, *wrong);
+      }
     }
     return std::nullopt;
   }
 
  private:
+  std::size_t events() {
+    world_.log_stores();
+    return log_.size();
+  }
+
   // A store that is not whole can be made anew, in the same folder.
   std::optional<std::string> make() {
     Status made = machine_.create();
@@ -322,9 +337,7 @@ class FaultRun {
     if (marked) {
       if (auto wrong = look_marked()) return wrong;
     }
-    if (auto wrong = machine_.look(expected_, false)) return wrong;
-    if (may_be_damaged()) return std::nullopt;
-    return machine_.use();
+    return machine_.look(expected_, false);
   }
 
   bool may_be_damaged() const {
@@ -338,9 +351,9 @@ class FaultRun {
     return false;
   }
 
-  std::optional<std::string> lose_power(std::size_t stopped) {
+  std::optional<std::string> lose_power(std::size_t event) {
     SimDisk disk(log_);
-    disk.advance(stopped);
+    disk.advance(event);
     std::vector<SimDisk::Choice> chosen;
     const std::uint64_t odds = random_() % 9;
     for (const std::size_t index : disk.pending()) {
