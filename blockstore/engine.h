@@ -95,9 +95,9 @@ class Engine {
  private:
   Runtime& runtime_;
   const std::string directory_;
+  std::unique_ptr<InflightTable> inflight_;  // the catalog may mark it to its end
   std::unique_ptr<Catalog> catalog_;
   LayerTable layers_;
-  std::unique_ptr<InflightTable> inflight_;
   Gate read_gate_;
   const std::shared_ptr<Gate> timers_ = std::make_shared<Gate>();
   EngineCounters counters_;

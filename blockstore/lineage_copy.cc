@@ -28,8 +28,12 @@ std::size_t length_of(const CopyRow& row) {
 
 }  // namespace
 
-LineageCopy::LineageCopy(Runtime& runtime, const std::string& directory)
-    : runtime_(runtime), directory_(directory), strand_(runtime.make_strand("lineage")) {}
+LineageCopy::LineageCopy(Runtime& runtime, const std::string& directory,
+                         std::function<void()> sync_failed)
+    : runtime_(runtime),
+      directory_(directory),
+      sync_failed_(std::move(sync_failed)),
+      strand_(runtime.make_strand("lineage")) {}
 
 LineageCopy::~LineageCopy() { strand_.reset(); }
 
@@ -177,9 +181,14 @@ void LineageCopy::give_up() {
 
 Status LineageCopy::sync_or_give_up() {
   Status synced = file_->sync_sync();
-  if (synced.code() != Code::kNoSpace) return synced;
+  if (synced.code() != Code::kNoSpace) return marked(std::move(synced));
   give_up();
   return {};
+}
+
+Status LineageCopy::marked(Status synced) const {
+  if (!synced.ok()) sync_failed_();
+  return synced;
 }
 
 // Beside its place and moved there when it is whole: a crash leaves the old one or the new one.
@@ -223,7 +232,7 @@ Status LineageCopy::write_anew(const std::vector<CopyRow>& rows) {
     give_up();
     return {};
   }
-  VT_RETURN_IF_ERROR(runtime_.fs().sync_dir(directory_));
+  VT_RETURN_IF_ERROR(marked(runtime_.fs().sync_dir(directory_)));
   end_bytes_ = fresh_bytes_ = *written;
   for (const CopyRow& row : rows) known_[{row.table, row.key}] = hash_of(*row.value);
   return {};

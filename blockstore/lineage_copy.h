@@ -13,6 +13,7 @@
 #include <atomic>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -29,7 +30,9 @@ namespace voltree {
 
 class LineageCopy {
  public:
-  LineageCopy(Runtime& runtime, const std::string& directory);
+  // `sync_failed` is called at once when a sync has failed (I10): this process may not get to heed
+  // status().
+  LineageCopy(Runtime& runtime, const std::string& directory, std::function<void()> sync_failed);
   ~LineageCopy();  // finishes what was asked for
   static std::string path(const std::string& directory);
 
@@ -67,10 +70,12 @@ class LineageCopy {
   Status write_anew(const std::vector<CopyRow>& rows);
   Result<std::uint64_t> write_file(const std::vector<CopyRow>& rows);
   Status sync_or_give_up();
+  Status marked(Status synced) const;
   void give_up();
 
   Runtime& runtime_;
   const std::string directory_;
+  const std::function<void()> sync_failed_;
   std::atomic<bool> renewal_due_{false};
   mutable std::mutex mutex_;
   std::deque<Job> jobs_;         // mutex_

@@ -244,7 +244,9 @@ Task<Status> StoreCore::load() {
         VT_ASSIGN_OR_RETURN(all.guard, read_guard_settings(db));
         VT_ASSIGN_OR_RETURN(all.saved, db.saved_map_nodes());
         engine.catalog().keep_copy(
-            std::make_unique<LineageCopy>(engine.runtime(), engine.directory()), all.image);
+            std::make_unique<LineageCopy>(engine.runtime(), engine.directory(),
+                                          [this] { engine.inflight().set_failed(true); }),
+            all.image);
         return all;
       }));
   std::map<std::string, std::string>& settings = loaded.image.settings;
