@@ -253,18 +253,32 @@ std::optional<std::string> Machine::compare_blocks(BlockDevice& device, const st
   return std::nullopt;
 }
 
-std::optional<std::string> Machine::use() {
+// The first block of each volume is, or becomes, full of `value`.
+std::optional<std::string> Machine::fill_volumes(std::byte value, bool write, bool fua) {
   for (const NodeName& name : wait(store_->names())) {
     if (!name.snapshot.empty()) continue;
     const auto volume = wait(store_->open_device(name.volume));
     if (!volume.ok()) return "opening again: " + text(volume.status());
     const std::uint64_t length = std::min((*volume)->size_bytes(), kBlockBytes);
-    const std::vector<std::byte> data(length, std::byte{0x77});
-    Status status = wait((*volume)->write(0, data, {.fua = true}));
+    const std::vector<std::byte> data(length, value);
+    Status status;
+    if (write) status = wait((*volume)->write(0, data, {.fua = fua}));
     std::vector<std::byte> back(length);
     if (status.ok()) status = wait((*volume)->read(0, back));
     if (!status.ok()) return "using " + name.volume + ": " + text(status);
     if (back != data) return name.volume + " does not keep what is written to it";
+  }
+  return std::nullopt;
+}
+
+std::optional<std::string> Machine::use() {
+  if (auto wrong = fill_volumes(std::byte{0x77}, true, true)) return wrong;
+  if (auto wrong = fill_volumes(std::byte{0x78}, true, false)) return wrong;
+  kill();
+  const Status started = start();
+  if (!started.ok()) return "the daemon dies once more: " + text(started);
+  if (auto wrong = fill_volumes(std::byte{0x78}, false, false)) {
+    return "the daemon died once more: " + *wrong;
   }
   for (const NodeName& name : wait(store_->names())) {
     const auto removed = wait(store_->remove(name.str(), {}));

@@ -50,10 +50,12 @@ class Machine {
   std::optional<std::string> compare(const Expectation& expectation, bool power_loss);
   // Blocks and nodes that could not be read, and were allowed to be damaged, so far.
   std::uint64_t damaged_reads() const { return damaged_reads_; }
-  // It is a store like any other: it takes writes, keeps them, and can be emptied.
+  // It is a store like any other: it takes writes, keeps them when its daemon dies, flushed or not,
+  // and can be emptied.
   std::optional<std::string> use();
 
  private:
+  std::optional<std::string> fill_volumes(std::byte value, bool write, bool fua);
   void boot();
   void end();
   Task<Status> act(Op op, Tag tag);
