@@ -273,6 +273,9 @@ std::optional<std::string> Machine::fill_volumes(std::byte value, bool write, bo
 
 std::optional<std::string> Machine::use() {
   if (auto wrong = fill_volumes(std::byte{0x77}, true, true)) return wrong;
+  // Over what was flushed, and where nothing was.
+  const Status created = wait(store_->create_volume("fresh", 2 * kBlockBytes, std::nullopt));
+  if (!created.ok()) return "creating: " + text(created);
   if (auto wrong = fill_volumes(std::byte{0x78}, true, false)) return wrong;
   kill();
   const Status started = start();
