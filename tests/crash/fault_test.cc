@@ -51,6 +51,35 @@ INSTANTIATE_TEST_SUITE_P(Kinds, Fault,
                                            FaultKind::kShort, FaultKind::kInterrupted,
                                            FaultKind::kLostSync));
 
+// The first one takes what is to be synced, and fails; the others came while it was under way.
+TEST(FaultTogether, FlushesThatWaitForOneThatFailsFail) {
+  for (std::uint64_t seed = 1; seed <= 8; ++seed) {
+    SimWorld world;
+    Machine machine(world, seed);
+    ASSERT_TRUE(machine.create().ok());
+    ASSERT_TRUE(machine.start().ok());
+    ASSERT_TRUE(machine.perform({Op::Kind::kCreate, "a", "", 0, 4}, 1).ok());
+    ASSERT_TRUE(machine.perform({Op::Kind::kWrite, "a", "", 0, 2}, 2).ok());
+    bool failed = false;
+    world.set_fault([&](const SimCall& call) {
+      SimFault fault;
+      if (call.act == SimAct::kSync && call.path.find("/layers/") != std::string::npos && !failed) {
+        failed = true;
+        fault.status = Status(Code::kIoError, "a sync that fails");
+      }
+      return fault;
+    });
+    const Op flush{Op::Kind::kFlush, "a", "", 0, 0};
+    std::size_t done = 0;
+    const Status status =
+        machine.perform_together({flush, flush, flush}, 3, [&](std::size_t) { ++done; });
+    EXPECT_TRUE(failed);
+    EXPECT_FALSE(status.ok());
+    EXPECT_EQ(done, 0u) << "seed " << seed;
+    EXPECT_TRUE(machine.store()->read_only());
+  }
+}
+
 // An init that the power cuts off at any event leaves a store, or a folder that the next init
 // takes.
 TEST(Init, CanBeDoneAgainWhereverItWasCutOff) {
