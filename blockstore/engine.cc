@@ -73,6 +73,8 @@ Status Engine::make_reserve(FileSystem& fs, const std::string& directory, SyncWa
 }
 
 Task<Status> Engine::commit(Catalog::Change change) {
+  // Since its caller looked, what it waited for may have failed.
+  VT_CO_RETURN_IF_ERROR(check_writable());
   Status committed = co_await catalog_->commit(std::move(change));
   if (catalog_->failed()) fail(catalog_->failure());
   co_return committed;

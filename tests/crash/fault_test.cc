@@ -52,7 +52,7 @@ INSTANTIATE_TEST_SUITE_P(Kinds, Fault,
                                            FaultKind::kLostSync));
 
 // The first one takes what is to be synced, and fails; the others came while it was under way.
-TEST(FaultTogether, FlushesThatWaitForOneThatFailsFail) {
+TEST(FaultTogether, WhatWaitsForAFlushThatFailsFails) {
   for (std::uint64_t seed = 1; seed <= 8; ++seed) {
     SimWorld world;
     Machine machine(world, seed);
@@ -70,9 +70,10 @@ TEST(FaultTogether, FlushesThatWaitForOneThatFailsFail) {
       return fault;
     });
     const Op flush{Op::Kind::kFlush, "a", "", 0, 0};
+    const Op snapshot{Op::Kind::kSnapshot, "a@s", "", 0, 0};
     std::size_t done = 0;
     const Status status =
-        machine.perform_together({flush, flush, flush}, 3, [&](std::size_t) { ++done; });
+        machine.perform_together({flush, flush, snapshot}, 3, [&](std::size_t) { ++done; });
     EXPECT_TRUE(failed);
     EXPECT_FALSE(status.ok());
     EXPECT_EQ(done, 0u) << "seed " << seed;
