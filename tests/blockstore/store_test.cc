@@ -287,6 +287,17 @@ TEST_F(StoreTest, I5_AcknowledgedWritesSurviveTheDaemonUnflushed) {
   EXPECT_GT(store_->counters().recovered_blocks, 0u);
 }
 
+// Large enough that the sums give their pages back, so that nothing of a block is left to be seen.
+TEST_F(StoreTest, I5_LargeDiscardsSurviveTheDaemonUnflushed) {
+  create("a", 8 * kMiB);
+  fill("a", 0, 8 * kMiB, 'x');
+  ok(device("a")->flush());
+  ok(device("a")->discard(0, 6 * kMiB));
+  kill_and_reopen();
+  EXPECT_EQ(at("a", 0, 6 * kMiB), 0);
+  EXPECT_EQ(at("a", 6 * kMiB, 2 * kMiB), 'x');
+}
+
 TEST_F(StoreTest, I1_I2_AfterPowerLossExactlyTheFlushedBlocksArePresent) {
   create("a", kMiB);
   fill("a", 0, kMiB / 4, 'x');
