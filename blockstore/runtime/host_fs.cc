@@ -114,6 +114,8 @@ FsSpace space_of(const struct statfs& fs) {
           static_cast<std::uint64_t>(fs.f_bavail) * block_bytes};
 }
 
+UniqueFd open_spare() { return UniqueFd(::open("/", O_PATH | O_CLOEXEC)); }
+
 }  // namespace
 
 Status check_file_range(std::uint64_t offset_bytes, std::uint64_t length_bytes,
@@ -358,10 +360,26 @@ Result<std::vector<std::string>> HostFileSystem::list_dir(const std::string& pat
   return names;
 }
 
+HostFileSystem::HostFileSystem(HostIoBackend* backend) : backend_(backend), spare_(open_spare()) {}
+
+// Where no descriptor is left the spare one makes room: for want of one a sync would count as
+// failed, and the store would go read-only.
 Status HostFileSystem::sync_dir(const std::string& path) {
-  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!fd.valid() || ::fsync(fd.get()) != 0) return Status::from_errno(errno, path);
-  return {};
+  const auto open_folder = [&path] {
+    return UniqueFd(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  };
+  std::unique_lock lock(spare_mutex_, std::defer_lock);
+  UniqueFd fd = open_folder();
+  if (!fd.valid() && (errno == EMFILE || errno == ENFILE)) {
+    lock.lock();
+    spare_ = UniqueFd();
+    fd = open_folder();
+  }
+  Status status;
+  if (!fd.valid() || ::fsync(fd.get()) != 0) status = Status::from_errno(errno, path);
+  fd = UniqueFd();
+  if (lock.owns_lock()) spare_ = open_spare();
+  return status;
 }
 
 Result<FileIdentity> HostFileSystem::identity(const std::string& path) {

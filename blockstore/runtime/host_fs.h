@@ -127,7 +127,7 @@ class HostMappedFile final : public MappedFile {
 
 class HostFileSystem final : public FileSystem {
  public:
-  explicit HostFileSystem(HostIoBackend* backend) : backend_(backend) {}
+  explicit HostFileSystem(HostIoBackend* backend);
 
   Result<std::unique_ptr<File>> open(const std::string& path, OpenMode mode) override;
   Result<std::unique_ptr<MappedFile>> map(const std::string& path, std::uint64_t size_bytes,
@@ -144,6 +144,8 @@ class HostFileSystem final : public FileSystem {
 
  private:
   HostIoBackend* backend_;
+  std::mutex spare_mutex_;
+  UniqueFd spare_;  // for sync_dir
 };
 
 // kTooLarge when the range is beyond what an off_t can say.
