@@ -308,6 +308,12 @@ int vfs_last_error(sqlite3_vfs* /*vfs*/, int /*length*/, char* /*out*/) { return
 
 std::atomic<std::uint64_t> next_instance{1};
 
+// Each allocation would take a mutex, for statistics that nobody reads. A process that uses SQLite
+// already keeps them.
+void count_no_memory() {
+  [[maybe_unused]] static const int once = sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0);
+}
+
 }  // namespace
 
 SqliteVfs::SqliteVfs(FileSystem& fs) : impl_(std::make_unique<Impl>(fs)) {
@@ -326,6 +332,7 @@ SqliteVfs::SqliteVfs(FileSystem& fs) : impl_(std::make_unique<Impl>(fs)) {
   vfs.xSleep = vfs_sleep;
   vfs.xCurrentTime = vfs_current_time;
   vfs.xGetLastError = vfs_last_error;
+  count_no_memory();
   // Fails only when SQLite cannot start; sqlite3_open_v2 then says so for the unknown name.
   sqlite3_vfs_register(&vfs, /*makeDflt=*/0);
 }
@@ -337,6 +344,7 @@ const char* SqliteVfs::name() const { return impl_->name.c_str(); }
 Status SqliteVfs::take_failure() { return std::exchange(impl_->failure, Status()); }
 
 void seed_sqlite_randomness(std::uint32_t seed) {
+  count_no_memory();
   sqlite3_initialize();
   sqlite3_test_control(SQLITE_TESTCTRL_PRNG_SEED, static_cast<int>(seed), nullptr);
 }
