@@ -16,6 +16,8 @@ readonly packages_test="clang-format python3 xfsprogs btrfs-progs dosfstools qem
 readonly packages_bench="fio"
 # shellcheck disable=SC2034
 readonly packages_fuzz="clang-16 libclang-rt-16-dev"
+# shellcheck disable=SC2034
+readonly packages_coverage="gcovr"
 # The newest clang-tidy of Debian 12: those before it cannot read coroutines.
 # shellcheck disable=SC2034
 readonly packages_lint="clang-format clang-tidy-16"
