@@ -6,6 +6,7 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -114,6 +115,14 @@ FsSpace space_of(const struct statfs& fs) {
           static_cast<std::uint64_t>(fs.f_bavail) * block_bytes};
 }
 
+// As check_sync_holds: a folder cannot be read so. Of one that has stopped ext4 refuses to sync it,
+// and XFS to open it. False: errno says why.
+bool sync_of_folder_holds(int fd) {
+  if (::fsync(fd) != 0) return false;
+  const UniqueFd again(::openat(fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  return again.valid() || errno == EMFILE || errno == ENFILE;
+}
+
 UniqueFd open_spare() { return UniqueFd(::open("/", O_PATH | O_CLOEXEC)); }
 
 }  // namespace
@@ -124,6 +133,13 @@ Status check_file_range(std::uint64_t offset_bytes, std::uint64_t length_bytes,
   if (offset_bytes <= kMax && length_bytes <= kMax - offset_bytes) return {};
   return error(Code::kTooLarge, "{}: offset {} + {} is beyond what a file can hold", path,
                offset_bytes, length_bytes);
+}
+
+Status check_sync_holds(int fd, const std::string& path) {
+  std::byte nothing{};
+  if (retry_eintr([&] { return ::pread(fd, &nothing, 0, 0); }) == 0) return {};
+  return Status::from_errno(errno,
+                            fmt::format("{}: was synced to a file system that stopped", path));
 }
 
 void UniqueFd::reset() {
@@ -204,7 +220,7 @@ Status HostFile::write_sync(std::span<const std::byte> data, std::uint64_t offse
 Status HostFile::sync_sync() {
   // Not repeated on EINTR or anything else: after a failed sync nobody knows what is durable (I10).
   if (::fdatasync(fd()) != 0) return failure(errno, "cannot sync");
-  return {};
+  return check_sync_holds(fd(), path_);
 }
 
 Result<std::uint64_t> HostFile::size_bytes() {
@@ -376,7 +392,9 @@ Status HostFileSystem::sync_dir(const std::string& path) {
     fd = open_folder();
   }
   Status status;
-  if (!fd.valid() || ::fsync(fd.get()) != 0) status = Status::from_errno(errno, path);
+  if (!fd.valid() || ::fsync(fd.get()) != 0 || !sync_of_folder_holds(fd.get())) {
+    status = Status::from_errno(errno, path);
+  }
   fd = UniqueFd();
   if (lock.owns_lock()) spare_ = open_spare();
   return status;

@@ -152,6 +152,13 @@ class HostFileSystem final : public FileSystem {
 Status check_file_range(std::uint64_t offset_bytes, std::uint64_t length_bytes,
                         const std::string& path);
 
+// For after a sync of `fd`, a regular file, that has succeeded: whether it can be believed. A file
+// system that is stopped meanwhile (a forced shutdown, FS_IOC_SHUTDOWN) may answer so for what it
+// has lost: ext4's fsync takes a transaction whose commit was aborted for one that was made
+// (jbd2_complete_transaction in fs/jbd2/journal.c does not ask). It is marked as stopped before
+// that (fs/ext4/ioctl.c), and then serves no read. Never blocks.
+Status check_sync_holds(int fd, const std::string& path);
+
 // lseek(SEEK_DATA / SEEK_HOLE); "no more" is the file's size.
 Result<std::uint64_t> host_seek(int fd, const std::string& path, std::uint64_t offset_bytes,
                                 int whence);

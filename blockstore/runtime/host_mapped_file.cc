@@ -220,7 +220,7 @@ Status HostMappedFile::sync_sync(std::uint64_t offset_bytes, std::uint64_t lengt
   if (length_bytes == 0) return {};
   const std::uint64_t from = page_down(offset_bytes);
   const std::uint64_t to = page_up(offset_bytes + length_bytes);
-  if (::msync(base_ + from, to - from, MS_SYNC) == 0) return {};
+  if (::msync(base_ + from, to - from, MS_SYNC) == 0) return check_sync_holds(fd_.get(), path_);
   return Status::from_errno(errno, fmt::format("{}: cannot sync", path_));
 }
 

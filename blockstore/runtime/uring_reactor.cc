@@ -255,6 +255,10 @@ void UringReactor::complete_file(Op& op, int result) {
     finish_io(op, op.file->failure(-result, "I/O failed"));
     return;
   }
+  if (is_sync) {
+    finish_io(op, check_sync_holds(op.file->fd(), op.file->path()));
+    return;
+  }
   if (request.kind != IoKind::kRead && request.kind != IoKind::kWrite) {
     finish_io(op, {});
     return;

@@ -71,7 +71,12 @@ stop_the_host() { # stop_the_host ROUND
   wait_until "the device" let_go "$device"
   wait_until "the host's file system" umount "$host" 2>/dev/null
 }
-let_go() { losetup -d "$1" 2>/dev/null || ! losetup "$1" >/dev/null 2>&1; }
+# Somebody else may have its number by now.
+let_go() {
+  [[ $(losetup -nO BACK-FILE "$1" 2>/dev/null) == "$work/"* ]] || return 0
+  losetup -d "$1" 2>/dev/null
+  return 1
+}
 
 look() { # look WHAT
   local device
