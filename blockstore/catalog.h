@@ -179,8 +179,10 @@ class CatalogDb {
                                                    const Settings& settings = {});
   // Opens one. kNotFound: no such file. kDamaged: not a catalog, or SQLite finds it broken.
   // kNotSupported: a newer format or an unknown incompatible feature (the message names it and says
-  // which version is needed).
-  static Result<std::unique_ptr<CatalogDb>> open(FileSystem& fs, const std::string& path);
+  // which version is needed). `read_only`: it was closed in order, and lies where nothing can be
+  // written.
+  static Result<std::unique_ptr<CatalogDb>> open(FileSystem& fs, const std::string& path,
+                                                 bool read_only = false);
   ~CatalogDb();
 
   // As it was when the catalog was opened.

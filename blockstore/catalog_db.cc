@@ -25,7 +25,7 @@ Status remove_if_present(FileSystem& fs, const std::string& path) {
 // durable.
 Status build(FileSystem& fs, const std::string& path, const CatalogDb::Settings& settings) {
   VT_ASSIGN_OR_RETURN(std::unique_ptr<Connection> connection,
-                      Connection::open(fs, path, /*create=*/true));
+                      Connection::open(fs, path, CatalogAccess::kCreate));
   VT_RETURN_IF_ERROR(connection->enter_wal());
   VT_RETURN_IF_ERROR(connection->execute("BEGIN"));
   VT_RETURN_IF_ERROR(connection->execute(kCatalogSchema));
@@ -100,14 +100,18 @@ Result<std::unique_ptr<CatalogDb>> CatalogDb::create(FileSystem& fs, const std::
   return open(fs, path);
 }
 
-Result<std::unique_ptr<CatalogDb>> CatalogDb::open(FileSystem& fs, const std::string& path) {
+Result<std::unique_ptr<CatalogDb>> CatalogDb::open(FileSystem& fs, const std::string& path,
+                                                   bool read_only) {
   VT_ASSIGN_OR_RETURN(const bool there, fs.exists(path));
   if (!there) return error(Code::kNotFound, "{}: no such catalog", path);
   auto impl = std::make_unique<Impl>();
-  VT_ASSIGN_OR_RETURN(impl->connection, Connection::open(fs, path, /*create=*/false));
+  const CatalogAccess access = read_only ? CatalogAccess::kReadOnly : CatalogAccess::kReadWrite;
+  VT_ASSIGN_OR_RETURN(impl->connection, Connection::open(fs, path, access));
   VT_ASSIGN_OR_RETURN(impl->format, read_format(*impl->connection));
-  VT_RETURN_IF_ERROR(impl->connection->enter_wal());
-  impl->connection->keep_log(false);
+  if (!read_only) {
+    VT_RETURN_IF_ERROR(impl->connection->enter_wal());
+    impl->connection->keep_log(false);
+  }
   return std::unique_ptr<CatalogDb>(new CatalogDb(std::move(impl)));
 }
 

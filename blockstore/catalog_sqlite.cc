@@ -1,6 +1,7 @@
 #include "blockstore/catalog_sqlite.h"
 
 #include <bit>
+#include <cctype>
 #include <utility>
 
 #include "blockstore/catalog_page.h"
@@ -51,14 +52,29 @@ constexpr const char* kWalPragmas =
     "PRAGMA wal_autocheckpoint=0;"
     "PRAGMA journal_size_limit=16777216;";
 
+// A database in WAL mode is not read without a log unless it is said to be immutable
+// (https://www.sqlite.org/uri.html).
+std::string immutable_uri(const std::string& path) {
+  std::string uri = "file:";
+  for (const char c : path) {
+    const bool plain = std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '/' || c == '.';
+    uri += plain ? std::string(1, c) : fmt::format("%{:02x}", static_cast<unsigned char>(c));
+  }
+  return uri + "?immutable=1";
+}
+
 }  // namespace
 
 Result<std::unique_ptr<Connection>> Connection::open(FileSystem& fs, const std::string& path,
-                                                     bool create) {
+                                                     CatalogAccess access) {
   std::unique_ptr<Connection> connection(new Connection(fs, path));
-  const int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_PRIVATECACHE |
-                    SQLITE_OPEN_EXRESCODE | (create ? SQLITE_OPEN_CREATE : 0);
-  const int code = sqlite3_open_v2(path.c_str(), &connection->db_, flags, connection->vfs_.name());
+  const bool create = access == CatalogAccess::kCreate;
+  const bool read_only = access == CatalogAccess::kReadOnly;
+  const int flags = SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_PRIVATECACHE | SQLITE_OPEN_EXRESCODE |
+                    (read_only ? SQLITE_OPEN_READONLY | SQLITE_OPEN_URI : SQLITE_OPEN_READWRITE) |
+                    (create ? SQLITE_OPEN_CREATE : 0);
+  const std::string name = read_only ? immutable_uri(path) : path;
+  const int code = sqlite3_open_v2(name.c_str(), &connection->db_, flags, connection->vfs_.name());
   if (code != SQLITE_OK) return connection->failure(code, "open");
   int reserved_bytes = kCatalogPageReservedBytes;  // heeded when the database is made
   sqlite3_file_control(connection->db_, nullptr, SQLITE_FCNTL_RESERVE_BYTES, &reserved_bytes);

@@ -18,12 +18,18 @@
 
 namespace voltree {
 
+enum class CatalogAccess : std::uint8_t {
+  kCreate,
+  kReadWrite,
+  kReadOnly,  // of a database that has no log, and that nobody changes meanwhile
+};
+
 class Connection {
  public:
   // Opens `path`, with locking_mode=EXCLUSIVE and what else must be set before the file is first
   // looked at.
   static Result<std::unique_ptr<Connection>> open(FileSystem& fs, const std::string& path,
-                                                  bool create);
+                                                  CatalogAccess access);
   ~Connection();
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;

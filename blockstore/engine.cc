@@ -26,6 +26,9 @@ LayerRow row_of(Layer& layer) {
 
 Status Engine::check_writable() const {
   if (!read_only()) return {};
+  if (media_read_only_) {
+    return error(Code::kReadOnly, "{} lies on a file system that is mounted read-only", directory_);
+  }
   const std::lock_guard lock(failure_mutex_);
   return error(
       Code::kReadOnly,
@@ -53,6 +56,7 @@ void Engine::fail(const Status& cause) {
     failure_ = cause;
     failed_.store(true, std::memory_order_release);
   }
+  if (media_read_only_) return;
   // For the next daemon of this boot, and no host can refuse it.
   if (inflight_ != nullptr) inflight_->set_failed(true);
   // For those of later boots. The catalog may be what failed, so the mark is a file.

@@ -51,9 +51,13 @@ class Engine {
 
   // I10: from the first failed fsync or commit on, nothing is written any more.
   bool read_only() const {
-    return failed_.load(std::memory_order_acquire) || (catalog_ != nullptr && catalog_->failed());
+    return media_read_only_ || failed_.load(std::memory_order_acquire) ||
+           (catalog_ != nullptr && catalog_->failed());
   }
   Status check_writable() const;
+  // The media cannot be written: the store is only read, and that is no failure.
+  void set_media_read_only() { media_read_only_ = true; }
+  bool media_read_only() const { return media_read_only_; }
   // Called on an executor. Leaves run/needs_check behind for whoever opens the store next.
   void fail(const Status& cause);
   static std::string needs_check_path(const std::string& directory);
@@ -103,6 +107,7 @@ class Engine {
   EngineCounters counters_;
   PoolGuard guard_;
   std::function<Task<Status>()> look_at_host_;
+  bool media_read_only_ = false;  // set before anything else is done
   std::atomic<bool> failed_{false};
   mutable std::mutex failure_mutex_;
   Status failure_;

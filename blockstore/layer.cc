@@ -27,9 +27,10 @@ std::string folder_of(const std::string& store_directory, LayerId id) {
 
 }  // namespace
 
-Layer::Layer(Runtime& runtime, std::string store_directory, const LayerRow& row)
+Layer::Layer(Runtime& runtime, std::string store_directory, const LayerRow& row, bool writable)
     : runtime_(runtime),
       store_directory_(std::move(store_directory)),
+      writable_(writable),
       id_(row.id),
       created_ns_(row.created_ns),
       size_bytes_(row.size_bytes),
@@ -93,8 +94,8 @@ Status Layer::open_files() {
     return error(Code::kDamaged, "layer file {} is missing: restore it, or delete what uses it",
                  path);
   }
-  VT_ASSIGN_OR_RETURN(direct_file_, fs.open(path, {.direct = true}));
-  VT_ASSIGN_OR_RETURN(cached_file_, fs.open(path, {}));
+  VT_ASSIGN_OR_RETURN(direct_file_, fs.open(path, {.writable = writable_, .direct = true}));
+  VT_ASSIGN_OR_RETURN(cached_file_, fs.open(path, {.writable = writable_}));
   VT_ASSIGN_OR_RETURN(const std::uint64_t length, cached_file_->size_bytes());
   const std::uint64_t wanted = blocks_of_bytes(size_bytes()) * kBlockBytes;
   if (length < wanted) {
@@ -116,6 +117,11 @@ Status Layer::open_sums() {
     VT_ASSIGN_OR_RETURN(const auto file, fs.open(path, {.writable = false}));
     VT_ASSIGN_OR_RETURN(const std::uint64_t length, file->size_bytes());
     sums_were_short_ = length < sum_file_bytes(size_bytes());
+  }
+  if (!writable_) {
+    if (sums_were_short_) return error(Code::kDamaged, "{} is too short", path);
+    VT_ASSIGN_OR_RETURN(sums_, fs.map_read_only(path));
+    return {};
   }
   sums_reserve_bytes_ = reserve_bytes(size_bytes());
   VT_ASSIGN_OR_RETURN(sums_, fs.map(path, sum_file_bytes(size_bytes()), sums_reserve_bytes_));

@@ -28,7 +28,8 @@ namespace voltree {
 
 class Layer {
  public:
-  Layer(Runtime& runtime, std::string store_directory, const LayerRow& row);
+  // `writable` false: its files lie where nothing can be written.
+  Layer(Runtime& runtime, std::string store_directory, const LayerRow& row, bool writable = true);
 
   LayerId id() const { return id_; }
   std::uint64_t size_bytes() const { return size_bytes_.load(std::memory_order_acquire); }
@@ -96,6 +97,7 @@ class Layer {
 
   Runtime& runtime_;
   const std::string store_directory_;
+  const bool writable_;
   const LayerId id_;
   const std::int64_t created_ns_;
   std::atomic<std::uint64_t> size_bytes_;

@@ -180,11 +180,12 @@ Task<Status> StoreCore::open(StoreOpenOptions options) {
       return error(Code::kNotFound, "there is no store in {}: make one with `voltree init`",
                    directory);
     }
+    VT_ASSIGN_OR_RETURN(const FsInfo info, runtime.fs().info(directory));
+    if (info.read_only) return open_read_only(db);
     if (runtime.fs().on_host()) {
       VT_ASSIGN_OR_RETURN(lock, StoreLock::take(directory));
     }
     VT_RETURN_IF_ERROR(runtime.fs().make_dir(directory + "/run"));
-    VT_ASSIGN_OR_RETURN(const FsInfo info, runtime.fs().info(directory));
     file_size_max_bytes = info.file_size_max_bytes / kBlockBytes * kBlockBytes;
     warning = host_warning(info);
     VT_ASSIGN_OR_RETURN(const bool needs_check,
@@ -217,13 +218,35 @@ Task<Status> StoreCore::open(StoreOpenOptions options) {
   }));
   engine.set_catalog(std::make_unique<Catalog>(runtime, std::move(db)));
   VT_CO_RETURN_IF_ERROR(co_await load());
-  if (options.background_work) {
+  if (options.background_work && !engine.media_read_only()) {
     if (scrubber->interrupted()) (void)co_await scrubber->start(scrubber->info().rate_bytes, false);
     background_started = true;
     spawn(runtime.executor(0), background_loop());
     spawn(runtime.executor(0), eraser_loop());
   }
   co_return Status();
+}
+
+// What was closed in order needs no recovery, and can be read where nothing can be written.
+Status StoreCore::open_read_only(std::unique_ptr<CatalogDb>& db) {
+  FileSystem& fs = engine.runtime().fs();
+  const std::string& directory = engine.directory();
+  engine.set_media_read_only();
+  warn(std::string(engine.check_writable().message()) + ": it can be read");
+  if (fs.on_host()) {
+    VT_ASSIGN_OR_RETURN(lock, StoreLock::share(directory));
+  }
+  VT_ASSIGN_OR_RETURN(const bool log, fs.exists(directory + "/catalog.db-wal"));
+  if (log) return must_recover();
+  VT_ASSIGN_OR_RETURN(db, CatalogDb::open(fs, directory + "/catalog.db", /*read_only=*/true));
+  return {};
+}
+
+Status StoreCore::must_recover() const {
+  return error(Code::kReadOnly,
+               "{} lies on a file system that is mounted read-only, and was not closed in order: "
+               "mount it writable once, or copy it, so that it can be recovered",
+               engine.directory());
 }
 
 Task<Status> StoreCore::load() {
@@ -243,6 +266,7 @@ Task<Status> StoreCore::load() {
         }
         VT_ASSIGN_OR_RETURN(all.guard, read_guard_settings(db));
         VT_ASSIGN_OR_RETURN(all.saved, db.saved_map_nodes());
+        if (engine.media_read_only()) return all;
         engine.catalog().keep_copy(
             std::make_unique<LineageCopy>(engine.runtime(), engine.directory(),
                                           [this] { engine.inflight().set_failed(true); }),
@@ -275,7 +299,8 @@ Task<Status> StoreCore::load() {
       co_return error(Code::kDamaged, "layer {:08x} belongs to node {}, which is not there", row.id,
                       row.owner);
     }
-    engine.layers().add(std::make_shared<Layer>(engine.runtime(), engine.directory(), row));
+    engine.layers().add(std::make_shared<Layer>(engine.runtime(), engine.directory(), row,
+                                                !engine.media_read_only()));
     lineage.own(row.owner, row.id);
   }
   for (const VolumeRow& row : loaded.image.volumes) volumes[row.id] = row;
@@ -304,6 +329,11 @@ Task<Status> StoreCore::take_over(CatalogImage& image) {
   const bool same_boot = settings["boot_id"] == boot_id;
   const bool clean = settings["clean"] == "1";
   const std::optional<FileIdentity> was = parse_place(settings["place"]);
+  if (engine.media_read_only()) {
+    if (!clean) co_return must_recover();
+    attachments.clear();  // of where it could be written
+    co_return co_await find_missing_layers();
+  }
   const bool copied = was && !same_file(*was, place, same_boot);
   copied_from = settings["copied_from"];
   if (copied) {
@@ -521,6 +551,10 @@ Task<Status> StoreCore::close() {
   if (background_started) {
     co_await background_ended.wait();
     co_await eraser_ended.wait();
+  }
+  if (engine.media_read_only()) {
+    co_await engine.timers()->drain();
+    co_return Status();
   }
   Status status = engine.check_writable();
   // A device that was opened, written to and let go within one upkeep round left its presence with

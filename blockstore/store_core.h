@@ -122,6 +122,8 @@ class StoreCore {
 
   // --- Whole-store work.
   Task<Status> open(StoreOpenOptions options);
+  Status open_read_only(std::unique_ptr<CatalogDb>& db);
+  Status must_recover() const;
   Task<Status> load();
   // The pool guard (store_guard.cc).
   Task<Status> look_at_host();

@@ -1,5 +1,6 @@
 #include "blockstore/store_lock.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <boost/interprocess/exceptions.hpp>
@@ -50,13 +51,18 @@ Status busy(const std::string& directory, const std::string& owner) {
 struct StoreLock::Impl {
   std::string directory;
   boost::interprocess::file_lock lock;
+  int shared_fd = -1;  // instead of `lock`
 };
 
 StoreLock::StoreLock(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
 StoreLock::~StoreLock() {
-  ::unlink(owner_path(impl_->directory).c_str());
-  impl_->lock.unlock();
+  if (impl_->shared_fd >= 0) {
+    ::close(impl_->shared_fd);
+  } else {
+    ::unlink(owner_path(impl_->directory).c_str());
+    impl_->lock.unlock();
+  }
   const std::lock_guard guard(owned_mutex());
   owned_stores().erase(impl_->directory);
 }
@@ -78,6 +84,35 @@ Result<std::unique_ptr<StoreLock>> StoreLock::take(const std::string& directory)
   owned_stores().insert(impl->directory);
   std::ofstream(owner_path(impl->directory), std::ios::trunc)
       << "process " << ::getpid() << " (" << command_of_this_process() << ")\n";
+  return std::unique_ptr<StoreLock>(new StoreLock(std::move(impl)));
+}
+
+// A file_lock wants a file that can be written, even for a shared lock; this is the same lock of
+// the kernel's.
+Result<std::unique_ptr<StoreLock>> StoreLock::share(const std::string& directory) {
+  std::unique_ptr<char, decltype(&std::free)> real(::realpath(directory.c_str(), nullptr),
+                                                   &std::free);
+  if (real == nullptr) return Status::from_errno(errno, directory);
+  const std::lock_guard guard(owned_mutex());
+  auto impl = std::make_unique<Impl>();
+  impl->directory = real.get();
+  if (owned_stores().contains(impl->directory)) return busy(directory, "this process");
+  const std::string path = impl->directory + "/LOCK";
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return Status::from_errno(errno, path);
+  struct flock lock {};
+  lock.l_type = F_RDLCK;
+  lock.l_whence = SEEK_SET;
+  if (::fcntl(fd, F_SETLK, &lock) != 0) {
+    const int error_number = errno;
+    ::close(fd);
+    if (error_number != EAGAIN && error_number != EACCES) {
+      return Status::from_errno(error_number, path);
+    }
+    return busy(directory, owner_of(impl->directory));
+  }
+  impl->shared_fd = fd;
+  owned_stores().insert(impl->directory);
   return std::unique_ptr<StoreLock>(new StoreLock(std::move(impl)));
 }
 

@@ -332,7 +332,13 @@ Result<std::unique_ptr<MappedFile>> HostFileSystem::map(const std::string& path,
   UniqueFd fd(
       retry_eintr([&] { return ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600); }));
   if (!fd.valid()) return Status::from_errno(errno, path);
-  return HostMappedFile::make(std::move(fd), path, size_bytes, reserve_bytes);
+  return HostMappedFile::make(std::move(fd), path, size_bytes, reserve_bytes, /*writable=*/true);
+}
+
+Result<std::unique_ptr<MappedFile>> HostFileSystem::map_read_only(const std::string& path) {
+  UniqueFd fd(retry_eintr([&] { return ::open(path.c_str(), O_RDONLY | O_CLOEXEC); }));
+  if (!fd.valid()) return Status::from_errno(errno, path);
+  return HostMappedFile::make(std::move(fd), path, 0, 0, /*writable=*/false);
 }
 
 Result<bool> HostFileSystem::exists(const std::string& path) {
@@ -434,7 +440,8 @@ Result<FsInfo> HostFileSystem::info(const std::string& path) {
   // ext4 counts the blocks of a file in 32 bits; the others reach the largest off_t.
   constexpr std::uint64_t kExtBlocksMax = (std::uint64_t{1} << 32) - 1;
   info.file_size_max_bytes = magic == kExtMagic ? kExtBlocksMax * fs.f_bsize : kNoFileLimit;
-  info.sparse_files = try_sparse(path);
+  info.read_only = (fs.f_flags & ST_RDONLY) != 0;
+  info.sparse_files = !info.read_only && try_sparse(path);
   VT_ASSIGN_OR_RETURN(info.mount_id, mount_id_of(path));
   return info;
 }

@@ -85,7 +85,7 @@ class HostMappedFile final : public MappedFile {
  public:
   static Result<std::unique_ptr<MappedFile>> make(UniqueFd fd, std::string path,
                                                   std::uint64_t size_bytes,
-                                                  std::uint64_t reserve_bytes);
+                                                  std::uint64_t reserve_bytes, bool writable);
   ~HostMappedFile() override;
 
   std::byte* data() override { return base_; }
@@ -100,7 +100,8 @@ class HostMappedFile final : public MappedFile {
   Status grow(std::uint64_t size_bytes) override;
 
  private:
-  HostMappedFile(UniqueFd fd, std::string path) : fd_(std::move(fd)), path_(std::move(path)) {}
+  HostMappedFile(UniqueFd fd, std::string path, bool writable)
+      : fd_(std::move(fd)), path_(std::move(path)), writable_(writable) {}
   Status reserve_address_space(std::uint64_t reserve_bytes);
   Status extend(std::uint64_t size_bytes);  // grow_mutex_ is held
   Status reserve_chunks(std::uint64_t offset_bytes, std::uint64_t length_bytes);
@@ -112,6 +113,7 @@ class HostMappedFile final : public MappedFile {
 
   UniqueFd fd_;
   std::string path_;
+  const bool writable_;
   std::byte* base_ = nullptr;
   std::uint64_t reserve_bytes_ = 0;
   std::atomic<std::uint64_t> size_{0};
@@ -132,6 +134,7 @@ class HostFileSystem final : public FileSystem {
   Result<std::unique_ptr<File>> open(const std::string& path, OpenMode mode) override;
   Result<std::unique_ptr<MappedFile>> map(const std::string& path, std::uint64_t size_bytes,
                                           std::uint64_t reserve_bytes) override;
+  Result<std::unique_ptr<MappedFile>> map_read_only(const std::string& path) override;
   Result<bool> exists(const std::string& path) override;
   Status unlink(const std::string& path) override;
   Status rename(const std::string& from, const std::string& to) override;

@@ -30,12 +30,14 @@ std::uint64_t page_up(std::uint64_t bytes) { return page_down(bytes + page_bytes
 
 Result<std::unique_ptr<MappedFile>> HostMappedFile::make(UniqueFd fd, std::string path,
                                                          std::uint64_t size_bytes,
-                                                         std::uint64_t reserve_bytes) {
+                                                         std::uint64_t reserve_bytes,
+                                                         bool writable) {
   struct stat st {};
   if (::fstat(fd.get(), &st) != 0) return Status::from_errno(errno, path);
   const std::uint64_t size = std::max(size_bytes, static_cast<std::uint64_t>(st.st_size));
 
-  std::unique_ptr<HostMappedFile> file(new HostMappedFile(std::move(fd), std::move(path)));
+  std::unique_ptr<HostMappedFile> file(
+      new HostMappedFile(std::move(fd), std::move(path), writable));
   VT_RETURN_IF_ERROR(file->reserve_address_space(std::max(reserve_bytes, size)));
   {
     const std::lock_guard guard(file->grow_mutex_);
@@ -80,16 +82,17 @@ Status HostMappedFile::extend(std::uint64_t size_bytes) {
   }
   struct stat st {};
   if (::fstat(fd_.get(), &st) != 0) return Status::from_errno(errno, path_);
-  if (static_cast<std::uint64_t>(st.st_size) < size_bytes &&
+  if (writable_ && static_cast<std::uint64_t>(st.st_size) < size_bytes &&
       ::ftruncate(fd_.get(), static_cast<off_t>(size_bytes)) != 0) {
     return Status::from_errno(errno, fmt::format("{}: cannot grow to {}", path_, size_bytes));
   }
   const std::uint64_t mapped = page_up(size_bytes);
   if (mapped > mapped_bytes_) {
     // Over the reservation: what was mapped before stays as it is.
+    const int protection = writable_ ? PROT_READ | PROT_WRITE : PROT_READ;
     void* const range =
-        ::mmap(base_ + mapped_bytes_, mapped - mapped_bytes_, PROT_READ | PROT_WRITE,
-               MAP_SHARED | MAP_FIXED, fd_.get(), static_cast<off_t>(mapped_bytes_));
+        ::mmap(base_ + mapped_bytes_, mapped - mapped_bytes_, protection, MAP_SHARED | MAP_FIXED,
+               fd_.get(), static_cast<off_t>(mapped_bytes_));
     if (range == MAP_FAILED) return Status::from_errno(errno, fmt::format("{}: mmap", path_));
     mapped_bytes_ = mapped;
   }

@@ -176,6 +176,7 @@ struct FsInfo {
   std::uint64_t file_size_max_bytes = 0;
   bool sparse_files = false;   // holes and FALLOC_FL_PUNCH_HOLE work (tried, not guessed)
   bool copy_on_write = false;  // overwriting does not overwrite: btrfs, bcachefs, ZFS
+  bool read_only = false;      // mounted so
   // Another one within a boot: it was mounted anew, and its page cache may be another. Kernels
   // before 6.8 may give a new mount the id of an old one.
   std::string mount_id;
@@ -208,6 +209,8 @@ class FileSystem {
   // to `reserve_bytes`.
   virtual Result<std::unique_ptr<MappedFile>> map(const std::string& path, std::uint64_t size_bytes,
                                                   std::uint64_t reserve_bytes) = 0;
+  // Maps all of a file that is there, for reading alone: what is stored to it is a fault.
+  virtual Result<std::unique_ptr<MappedFile>> map_read_only(const std::string& path) = 0;
   virtual Result<bool> exists(const std::string& path) = 0;
   virtual Status unlink(const std::string& path) = 0;
   virtual Status rename(const std::string& from, const std::string& to) = 0;

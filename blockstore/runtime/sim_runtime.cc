@@ -90,6 +90,15 @@ class SimRuntime::SimFileSystem final : public FileSystem {
     return std::unique_ptr<MappedFile>(std::move(file));
   }
 
+  Result<std::unique_ptr<MappedFile>> map_read_only(const std::string& path) override {
+    VT_ASSIGN_OR_RETURN(const std::shared_ptr<SimInode> inode,
+                        open_inode(path, {.writable = false}));
+    const std::uint64_t size_bytes = inode->size_bytes();
+    VT_RETURN_IF_ERROR(inode->map(size_bytes).with_context(path));
+    auto file = std::make_unique<SimMappedFile>(runtime_, path, inode, size_bytes);
+    VT_RETURN_IF_ERROR(file->grow(size_bytes));
+    return std::unique_ptr<MappedFile>(std::move(file));
+  }
   Result<bool> exists(const std::string& path) override {
     const std::string name = SimWorld::normal(path);
     VT_RETURN_IF_ERROR(world().check(SimAct::kAsk, name));
@@ -127,13 +136,9 @@ class SimRuntime::SimFileSystem final : public FileSystem {
     }
     const std::uint64_t capacity = world().options().capacity_bytes;
     const std::uint64_t used = std::min(world().used_bytes(), capacity);
-    return FsInfo{"sim",
-                  capacity,
-                  capacity - used,
-                  world().options().file_size_max_bytes,
-                  true,
-                  false,
-                  fmt::format("sim-mount-{}", world().mount_count())};
+    return FsInfo{
+        "sim", capacity, capacity - used,     world().options().file_size_max_bytes,
+        true,  false,    world().read_only(), fmt::format("sim-mount-{}", world().mount_count())};
   }
 
  private:
@@ -146,6 +151,7 @@ class SimRuntime::SimFileSystem final : public FileSystem {
     if (found.ok()) {
       if (mode.create && mode.exclusive) return error(Code::kExists, "{}: exists", path);
       VT_RETURN_IF_ERROR(world().check(SimAct::kOpen, name));
+      if (mode.writable && world().read_only()) return SimWorld::refused(path);
       return found;
     }
     if (!mode.create) return found;

@@ -303,11 +303,19 @@ std::string SimWorld::path_of(const SimInode& inode) const {
 
 SimFault SimWorld::fault_at(const SimCall& call) const {
   if (halted_) return {error(Code::kIoError, "simulator: the process is dead"), 0};
+  const bool asks = call.act == SimAct::kRead || call.act == SimAct::kOpen ||
+                    call.act == SimAct::kAsk || call.act == SimAct::kSync ||
+                    call.act == SimAct::kSyncDir;
+  if (read_only_ && !asks) return {refused(call.path), 0};
   return fault_ ? fault_(call) : SimFault();
 }
 
+Status SimWorld::refused(const std::string& path) {
+  return error(Code::kReadOnly, "{}: read-only file system", path);
+}
+
 Status SimWorld::check(SimAct act, SimInode& inode) const {
-  if (!halted_ && !fault_) return {};  // the path is looked for
+  if (!halted_ && !fault_ && !read_only_) return {};  // the path is looked for
   return fault_at({act, path_of(inode), &inode}).status;
 }
 
@@ -344,7 +352,7 @@ Status SimWorld::sync_dir(const std::string& path) {
 }
 
 Status SimWorld::apply(SimInode& inode, const SimMutation& mutation) {
-  if (!halted_ && !fault_) return change(inode, mutation);
+  if (!halted_ && !fault_ && !read_only_) return change(inode, mutation);
   constexpr SimAct kActs[] = {SimAct::kWrite, SimAct::kAllocate, SimAct::kAllocate, SimAct::kPunch,
                               SimAct::kTruncate};
   const SimFault fault = fault_at({kActs[static_cast<std::size_t>(mutation.kind)], path_of(inode),

@@ -204,6 +204,10 @@ class SimWorld {
   // Logs what was stored through mappings so far.
   void log_stores();
   void set_fault(Fault fault) { fault_ = std::move(fault); }
+  // As media that cannot be written: whatever would change anything is kReadOnly.
+  void set_read_only(bool read_only) { read_only_ = read_only; }
+  bool read_only() const { return read_only_; }
+  static Status refused(const std::string& path);
   // The process is dead: what its destructors still ask for does not happen.
   void halt(bool halted) { halted_ = halted; }
 
@@ -251,6 +255,7 @@ class SimWorld {
   SimLog* log_ = nullptr;
   Fault fault_;
   bool halted_ = false;
+  bool read_only_ = false;
 };
 
 }  // namespace voltree

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <cstdlib>
 #include <thread>
 
 #include "driver/control/protocol.h"
@@ -111,12 +112,27 @@ EmbeddedClient::EmbeddedClient(std::unique_ptr<Runtime> runtime, std::unique_ptr
   service_->set_private_nbd([this] { return serve_nbd(); });
 }
 
-// On the path that a daemon's has: there is none while the store is ours.
-Result<std::string> EmbeddedClient::serve_nbd() {
-  const std::string path = private_nbd_path(store_directory_);
-  if (nbd_ != nullptr) return path;
+// On the path that a daemon's has: there is none while the store is ours. On media that cannot be
+// written it is in a folder of its own.
+Result<std::string> EmbeddedClient::nbd_socket_path() {
+  if (!socket_directory_.empty()) return socket_directory_ + "/nbd.sock";
   const std::string run = store_directory_ + "/run";
+  const bool read_only = ::access(store_directory_.c_str(), W_OK) != 0 && errno == EROFS;
+  if (read_only) {
+    const char* temporary = std::getenv("TMPDIR");
+    std::string directory =
+        fmt::format("{}/voltree-XXXXXX", temporary != nullptr ? temporary : "/tmp");
+    if (::mkdtemp(directory.data()) == nullptr) return Status::from_errno(errno, directory);
+    socket_directory_ = std::move(directory);
+    return socket_directory_ + "/nbd.sock";
+  }
   if (::mkdir(run.c_str(), 0700) != 0 && errno != EEXIST) return Status::from_errno(errno, run);
+  return private_nbd_path(store_directory_);
+}
+
+Result<std::string> EmbeddedClient::serve_nbd() {
+  VT_ASSIGN_OR_RETURN(const std::string path, nbd_socket_path());
+  if (nbd_ != nullptr) return path;
   nbd::ServerOptions options;
   VT_ASSIGN_OR_RETURN(options.private_listener, listen_unix(path));
   VT_ASSIGN_OR_RETURN(nbd_, nbd::Server::start(*runtime_, *store_, std::move(options), nullptr));
@@ -147,8 +163,12 @@ Result<Json> EmbeddedClient::call(std::string_view method, Json params,
 Status EmbeddedClient::close() {
   if (store_ == nullptr) return {};
   service_.reset();
-  if (nbd_ != nullptr) ::unlink(private_nbd_path(store_directory_).c_str());
+  if (nbd_ != nullptr) {
+    const Result<std::string> path = nbd_socket_path();
+    if (path.ok()) ::unlink(path->c_str());
+  }
   nbd_.reset();
+  if (!socket_directory_.empty()) ::rmdir(socket_directory_.c_str());
   Status status = runtime_->sync_wait(store_->close());
   store_.reset();
   return status;

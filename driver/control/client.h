@@ -72,7 +72,9 @@ class EmbeddedClient : public Client {
   EmbeddedClient(std::unique_ptr<Runtime> runtime, std::unique_ptr<Store> store,
                  std::string store_directory);
   Result<std::string> serve_nbd();
+  Result<std::string> nbd_socket_path();
   const std::string store_directory_;
+  std::string socket_directory_;  // made where the store's own cannot be written
   std::unique_ptr<Runtime> runtime_;
   std::unique_ptr<Store> store_;
   std::unique_ptr<nbd::Server> nbd_;  // from the first nbd.private on

@@ -92,6 +92,9 @@ class FaultyFs final : public FileSystem {
                                           std::uint64_t reserve) override {
     return fs_.map(path, size, reserve);
   }
+  Result<std::unique_ptr<MappedFile>> map_read_only(const std::string& path) override {
+    return fs_.map_read_only(path);
+  }
   Result<bool> exists(const std::string& path) override { return fs_.exists(path); }
   Status unlink(const std::string& path) override { return fs_.unlink(path); }
   Status rename(const std::string& from, const std::string& to) override {

@@ -169,6 +169,14 @@ Status check_mountpoint(const std::string& mountpoint) {
   return {};
 }
 
+Status check_media(const std::string& directory) {
+  if (::access((directory + "/run").c_str(), W_OK) == 0 || errno != EROFS) return {};
+  return error(Code::kReadOnly,
+               "{} lies on a file system that is mounted read-only, and a daemon writes to {}/run: "
+               "use the commands without one (voltree list, voltree export)",
+               directory, directory);
+}
+
 // The code and the heap of whoever serves a block device must not be paged out through it. What
 // cannot be locked is no reason not to serve; pages are locked as they are first used, so that big
 // stacks stay small.
@@ -296,6 +304,7 @@ Status serve_until_stopped(Background background, const std::string& directory,
 Status run_serve(Cli& cli, const ServeOptions& options) {
   VT_ASSIGN_OR_RETURN(const MountOptions mount, mount_options(options));
   VT_RETURN_IF_ERROR(check_mountpoint(mount.mountpoint));
+  VT_RETURN_IF_ERROR(check_media(cli.store_directory));
   VT_RETURN_IF_ERROR(nbd_options(options).status());
   if (!options.migrate_ssh.empty() && ::access(options.migrate_ssh.c_str(), R_OK) != 0) {
     return Status::from_errno(errno, "--migrate-ssh: " + options.migrate_ssh);
