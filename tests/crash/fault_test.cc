@@ -44,15 +44,37 @@ TEST_P(Fault, AtCallsOfTheStandardWorkload) {
   EXPECT_GT(counts.runs, 25 / kShare);
 }
 
-INSTANTIATE_TEST_SUITE_P(Kinds, Fault,
-                         ::testing::Values(FaultKind::kIoErrorOnce, FaultKind::kIoErrorOn,
-                                           FaultKind::kNoSpaceOnce, FaultKind::kNoSpaceOn,
-                                           FaultKind::kHostFull, FaultKind::kTorn,
-                                           FaultKind::kShort, FaultKind::kInterrupted,
-                                           FaultKind::kLostSync));
+const auto kKinds =
+    ::testing::Values(FaultKind::kIoErrorOnce, FaultKind::kIoErrorOn, FaultKind::kNoSpaceOnce,
+                      FaultKind::kNoSpaceOn, FaultKind::kHostFull, FaultKind::kTorn,
+                      FaultKind::kShort, FaultKind::kInterrupted, FaultKind::kLostSync);
+INSTANTIATE_TEST_SUITE_P(Kinds, Fault, kKinds);
+
+// While groups of writers, flushes, forks and upkeep are under way.
+class FaultTogether : public ::testing::TestWithParam<FaultKind> {};
+
+TEST_P(FaultTogether, AtCallsOfConcurrentWorkloads) {
+  constexpr std::uint64_t kSeeds = 4;
+  constexpr std::size_t kCalls = 8;  // of each
+  FaultCounts counts;
+  for (std::uint64_t seed = 1; seed <= kSeeds; seed += kShare) {
+    const std::vector<Op> ops =
+        random_concurrent_workload(seed, 24, seed % 2 == 0 ? kBlockBytes : kSectorBytes);
+    const std::vector<std::uint64_t> calls = calls_for(ops, seed, GetParam(), true);
+    ASSERT_GE(calls.size(), kCalls) << "seed " << seed;
+    for (std::size_t i = 0; i < kCalls; ++i) {
+      const std::uint64_t call = calls[(2 * i + 1) * calls.size() / (2 * kCalls)];
+      const auto failure = run_with_fault(ops, seed, GetParam(), call, 2, counts);
+      ASSERT_FALSE(failure) << "seed " << seed << ": " << failure->what << "\n" << to_text(ops);
+    }
+  }
+  EXPECT_GE(counts.runs, kCalls);
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds, FaultTogether, kKinds);
 
 // The first one takes what is to be synced, and fails; the others came while it was under way.
-TEST(FaultTogether, WhatWaitsForAFlushThatFailsFails) {
+TEST(FaultTogetherFlush, WhatWaitsForAFlushThatFailsFails) {
   for (std::uint64_t seed = 1; seed <= 8; ++seed) {
     SimWorld world;
     Machine machine(world, seed);
@@ -72,8 +94,9 @@ TEST(FaultTogether, WhatWaitsForAFlushThatFailsFails) {
     const Op flush{Op::Kind::kFlush, "a", "", 0, 0};
     const Op snapshot{Op::Kind::kSnapshot, "a@s", "", 0, 0};
     std::size_t done = 0;
-    const Status status =
-        machine.perform_together({flush, flush, snapshot}, 3, [&](std::size_t) { ++done; });
+    const Status status = machine.perform_together(
+        {flush, flush, snapshot}, 3,
+        {[](std::size_t) {}, [&](std::size_t, const Status& ended) { done += ended.ok(); }});
     EXPECT_TRUE(failed);
     EXPECT_FALSE(status.ok());
     EXPECT_EQ(done, 0u) << "seed " << seed;

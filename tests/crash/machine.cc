@@ -38,8 +38,10 @@ std::optional<std::string> compare_bytes(const std::string& name, std::span<cons
   return std::nullopt;
 }
 
-bool may_be_damaged(const Expectation& expectation) {
-  const auto damaged = [](const SectorTags& sector) { return sector.may_be_damaged; };
+bool may_be_damaged(const Expectation& expectation, bool power_loss) {
+  const auto damaged = [power_loss](const SectorTags& sector) {
+    return sector.may_be_damaged(power_loss);
+  };
   for (const StoreModel& model : expectation.either) {
     for (const auto& [name, node] : model) {
       if (std::any_of(node.sectors.begin(), node.sectors.end(), damaged)) return true;
@@ -92,18 +94,15 @@ Status Machine::perform(const Op& op, Tag tag) {
   return wait(act(op, tag));
 }
 
-Status Machine::perform_together(const std::vector<Op>& ops, Tag tag,
-                                 const std::function<void(std::size_t)>& done) {
+Status Machine::perform_together(const std::vector<Op>& ops, Tag tag, const Watch& watch) {
   std::size_t left = ops.size();
   Status failed;
   Event all;
   const auto one = [&](std::size_t index) -> Task<void> {
+    watch.began(index);
     const Status status = co_await act(ops[index], tag + index);
-    if (status.ok()) {
-      done(index);
-    } else if (failed.ok()) {
-      failed = status.with_context(to_text(ops[index]));
-    }
+    watch.ended(index, status);
+    if (failed.ok()) failed = status.with_context(to_text(ops[index]));
     if (--left == 0) all.set();
   };
   runtime_->run_until_done(
@@ -181,7 +180,7 @@ std::optional<std::string> Machine::look(const Expectation& expectation, bool po
   if (!report.ok()) return "check: " + text(report.status());
   // Which blocks are damaged is held to the model when they are read.
   for (const CheckFinding& finding : report->findings) {
-    if (finding.damage && !may_be_damaged(expectation)) return "check: " + finding.what;
+    if (finding.damage && !may_be_damaged(expectation, power_loss)) return "check: " + finding.what;
   }
   return compare(expectation, power_loss);
 }
@@ -215,7 +214,7 @@ std::optional<std::string> Machine::compare_node(const std::string& name, const 
   if (!device.ok()) {
     ++damaged_reads_;
     const bool allowed = device.status().code() == Code::kDamaged && !model.sectors.empty() &&
-                         model.sectors.front().may_be_damaged;
+                         model.sectors.front().may_be_damaged(power_loss);
     if (allowed) return std::nullopt;
     return name + ": " + text(device.status());
   }
@@ -245,7 +244,9 @@ std::optional<std::string> Machine::compare_blocks(BlockDevice& device, const st
     bool allowed = read.code() == Code::kDamaged;
     if (allowed) {
       allowed = false;
-      for (std::uint64_t i = 0; i < count; ++i) allowed |= model.sectors[first + i].may_be_damaged;
+      for (std::uint64_t i = 0; i < count; ++i) {
+        allowed |= model.sectors[first + i].may_be_damaged(power_loss);
+      }
     }
     ++damaged_reads_;
     if (!allowed) return fmt::format("reading {} at sector {}: {}", name, first, text(read));
