@@ -104,6 +104,37 @@ TEST(FaultTogetherFlush, WhatWaitsForAFlushThatFailsFails) {
   }
 }
 
+// The host tells of a failure once: settling is told, and what is synced beside it must not count.
+TEST(FaultTogetherFlush, WhatIsSyncedBesideASettleThatFailsFails) {
+  for (std::uint64_t seed = 1; seed <= 64; ++seed) {
+    SimWorld world;
+    Machine machine(world, seed);
+    ASSERT_TRUE(machine.create().ok());
+    ASSERT_TRUE(machine.start().ok());
+    ASSERT_TRUE(machine.perform({Op::Kind::kCreate, "a", "", 0, 4}, 1).ok());
+    ASSERT_TRUE(machine.perform({Op::Kind::kWrite, "a", "", 0, 2}, 2).ok());
+    bool failed = false;
+    world.set_fault([&](const SimCall& call) {
+      SimFault fault;
+      if (call.act == SimAct::kSync && call.path.find("/layers/") != std::string::npos && !failed) {
+        failed = true;
+        fault.status = Status(Code::kIoError, "a sync that fails");
+      }
+      return fault;
+    });
+    const Op other = seed % 2 == 0 ? Op{Op::Kind::kFlush, "a", "", 0, 0}
+                                   : Op{Op::Kind::kSnapshot, "a@s", "", 0, 0};
+    bool done = false;
+    (void)machine.perform_together(
+        {{Op::Kind::kSettle, "", "", 0, 0}, other}, 3,
+        {[](std::size_t) {},
+         [&](std::size_t index, const Status& ended) { done |= index == 1 && ended.ok(); }});
+    EXPECT_TRUE(failed);
+    EXPECT_FALSE(done) << "seed " << seed;
+    EXPECT_TRUE(machine.store()->read_only());
+  }
+}
+
 // An init that the power cuts off at any event leaves a store, or a folder that the next init
 // takes.
 TEST(Init, CanBeDoneAgainWhereverItWasCutOff) {
