@@ -135,6 +135,81 @@ TEST(FaultTogetherFlush, WhatIsSyncedBesideASettleThatFailsFails) {
   }
 }
 
+// A daemon that met a failure is gone; the next one doubts the page cache, and goes by what matches
+// its checksum.
+class FaultThenDoubt : public ::testing::Test {
+ protected:
+  using Kind = Op::Kind;
+  void begin(std::uint64_t seed) {
+    world_ = std::make_unique<SimWorld>();
+    machine_ = std::make_unique<Machine>(*world_, seed);
+    model_ = StoreModel();
+    tag_ = 0;
+    ASSERT_TRUE(machine_->create().ok());
+    ASSERT_TRUE(machine_->start().ok());
+    ASSERT_TRUE(perform({Kind::kCreate, "a", "", 0, 4}).ok());
+  }
+  Status perform(const Op& op) {
+    const Status status = machine_->perform(op, ++tag_);
+    model_ = status.ok() ? after(model_, op, tag_) : during(model_, op, tag_).either.front();
+    return status;
+  }
+  std::optional<std::string> fail_a_sync_and_look() {
+    world_->set_fault([](const SimCall& call) {
+      return call.act == SimAct::kSync ? SimFault{Status(Code::kIoError, "injected"), 0}
+                                       : SimFault();
+    });
+    EXPECT_FALSE(perform({Kind::kFlush, "a", "", 0, 0}).ok());
+    machine_->kill();
+    world_->set_fault({});
+    EXPECT_TRUE(machine_->start().ok());
+    return machine_->look({{model_}}, false);
+  }
+
+  std::unique_ptr<SimWorld> world_;
+  std::unique_ptr<Machine> machine_;
+  StoreModel model_;
+  Tag tag_ = 0;
+};
+
+// I5: one part of it overwrites what was acknowledged, another fails, and then nothing can be read.
+TEST_F(FaultThenDoubt, WhatAWriteThatFailedHasOverwrittenIsNotLost) {
+  for (std::uint64_t seed = 1; seed <= 8; ++seed) {
+    begin(seed);
+    ASSERT_TRUE(perform({Kind::kWrite, "a", "", 0, 1}).ok());
+    int writes = 0;
+    world_->set_fault([&writes](const SimCall& call) {
+      const bool of_layer = call.inode != nullptr && call.path.starts_with("/store/layers/");
+      if (of_layer && call.act == SimAct::kWrite) ++writes;
+      const bool fails =
+          of_layer && writes >= 2 && (call.act == SimAct::kWrite || call.act == SimAct::kRead);
+      return fails ? SimFault{Status(Code::kIoError, "injected"), 0} : SimFault();
+    });
+    EXPECT_FALSE(perform({Kind::kWrite, "a", "", 0, 2}).ok());  // in place, and a new block
+    EXPECT_EQ(writes, 2);
+    const auto wrong = fail_a_sync_and_look();
+    EXPECT_FALSE(wrong) << "seed " << seed << ": " << *wrong;
+  }
+}
+
+// I5: what it could not punch is no hole to the next one.
+TEST_F(FaultThenDoubt, ADiscardAfterOneThatFailedIsNotLost) {
+  begin(1);
+  ASSERT_TRUE(perform({Kind::kWrite, "a", "", 0, 2}).ok());
+  ASSERT_TRUE(perform({Kind::kFlush, "a", "", 0, 0}).ok());
+  int holes = 0;
+  world_->set_fault([&holes](const SimCall& call) {
+    const bool fails = call.act == SimAct::kPunch && holes++ == 0;
+    return fails ? SimFault{Status(Code::kIoError, "injected"), 0} : SimFault();
+  });
+  EXPECT_FALSE(perform({Kind::kDiscard, "a", "", 0, 2}).ok());
+  EXPECT_FALSE(machine_->look({{model_}}, false));
+  EXPECT_TRUE(perform({Kind::kDiscard, "a", "", 0, 1}).ok());
+  EXPECT_EQ(holes, 2);
+  const auto wrong = fail_a_sync_and_look();
+  EXPECT_FALSE(wrong) << *wrong;
+}
+
 // An init that the power cuts off at any event leaves a store, or a folder that the next init
 // takes.
 TEST(Init, CanBeDoneAgainWhereverItWasCutOff) {

@@ -64,8 +64,14 @@ MUTATIONS = [
      '  if (!syncs.failure().ok()) fail(syncs.failure());\n', ''),
     ('close: a failed checkpoint is not told', S, '  core.engine.fail(checkpointed);\n  co_return checkpointed;\n',
      '  co_return status;\n'),
+    ('sync: one of a layer beside another counts', E,
+     '  const AsyncMutex::Guard guard = co_await layer.sync_mutex.lock();\n', ''),
     ('write: blocks in place that got there keep their old sums', IO,
-     '    if (plan.in_place) co_await stamp_what_was_written(plan, range, sums);\n', ''),
+     '    if (plan.in_place) co_await stamp_what_was_written(plan, range, sums, batch);\n', ''),
+    ('write: what got there is believed only when it can be read', IO,
+     'const bool whole = batch.requests()[i].status.ok();', 'const bool whole = batch.requests().empty();'),
+    ('discard: what was not punched counts as gone', IO,
+     '  if (!punched.ok()) co_await put_back_what_stayed(plan, sums);\n', '  (void)sums;\n'),
     ('recovery: the page cache is not doubted', S, '    doubted = needs_check || table->failed();\n',
      '    (void)needs_check;\n'),
     ('recovery: the catalog is not written again', S, '    if (doubted) {\n      for', '    if (false) {\n      for'),
@@ -155,7 +161,7 @@ MUTATIONS = [
     ('write: the sums come before the data', IO,
      '''  Status written = co_await batch;
   if (!written.ok()) {
-    if (plan.in_place) co_await stamp_what_was_written(plan, range, sums);
+    if (plan.in_place) co_await stamp_what_was_written(plan, range, sums, batch);
     co_return written;
   }
   for (const Segment& segment : plan.segments) {
