@@ -27,6 +27,9 @@
 
 namespace voltree {
 
+// For a range lock of the whole of a volume.
+inline constexpr BlockRange kAllBlocks{0, UINT64_MAX};
+
 struct VolumeState {
   NodeId node = kNoNode;
   bool writable = false;

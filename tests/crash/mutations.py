@@ -125,6 +125,8 @@ MUTATIONS = [
      '    for (const auto& layer : one.layers) VT_RETURN_IF_ERROR(db.put_layer(row_of(*layer)));\n', ''),
     ('fork: the switch is not undone after a failure', F, '    Volume::rows_failed(rows);\n    abort_forks(all);\n',
      '    Volume::rows_failed(rows);\n'),
+    ('revert: writes under way are not waited for', F,
+     '    range_guard = co_await volume->range_lock().lock(kAllBlocks);\n', ''),
     ('change: the erase queue is not written', C,
      '    VT_RETURN_IF_ERROR(put_erase_job(db, job, plan));\n', ''),
     ('change: layers that move are not written', C,
