@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -58,7 +59,9 @@ class Machine {
   std::optional<std::string> use();
 
  private:
-  std::optional<std::string> fill_volumes(std::byte value, bool write, bool fua);
+  // Of every node; what cannot be read is empty.
+  std::map<std::string, std::vector<std::byte>> contents();
+  std::optional<std::string> fill_volumes(std::byte value, bool fua);
   void boot();
   void end();
   Task<Status> act(Op op, Tag tag);
