@@ -203,6 +203,7 @@ class StoreCore {
   Task<Status> adopt_index(Layer& layer, ExtentMap index);
   Task<Status> restore_sums(Layer& layer);  // power loss: what the catalog says is there, is
   Task<Status> recover_layer(Layer& layer, bool same_boot);
+  Task<Status> adopt_discards(Layer& layer, const ExtentMap& seen, ExtentMap& index);
   Task<Status> restamp_left_behind();
   Task<Status> restamp(Layer& layer, BlockRange range, bool write_back);
   Task<Status> remove_stray_files();

@@ -220,8 +220,11 @@ MUTATIONS = [
      '    VT_CO_RETURN_IF_ERROR(co_await restamp(layer, range, doubted));\n', ''),
     ('recovery: what is to be erased comes back', R,
      'if (value == known || pending_erase.at(block) != 0) continue;', 'if (value == known) continue;'),
-    ('recovery: discards are not adopted', R,
-     '  for (const BlockRange& range : gone) index.assign(range.first, range.count, kIndexAbsent);\n', ''),
+    ('recovery: discards without a trace are not adopted', R,
+     '      if (read.ok() && all_zero(buffer.span())) index.assign(block, 1, kIndexTombstone);\n', '      (void)read;\n'),
+    ('recovery: sums that are lost count as discards', R,
+     '      if (read.ok() && all_zero(buffer.span())) index.assign(block, 1, kIndexTombstone);\n',
+     '      (void)read;\n      index.assign(block, 1, kIndexTombstone);\n'),
     ('in-flight: what is left behind is not read', T, 'if (slots[i].node != kNoNode) {', 'if (false) {'),
     # --- Repair.
     ('repair: what waits for the eraser comes back', Y, '    if (left_out_.at(block) != 0) return;\n', ''),
