@@ -360,6 +360,7 @@ class Repair {
     for (const NodeRow& row : image_.nodes) {
       if (row.kind == NodeKind::kHead) ++report_.volumes;
       if (row.kind == NodeKind::kSnapshot) ++report_.snapshots;
+    settings.erase("storage");
     }
     report_.layers = image_.layers.size();
     if (certificates_.empty() && had_certificates_) {

@@ -16,6 +16,8 @@
 #include <cstring>
 #include <limits>
 
+#include "blockstore/runtime/host_storage.h"
+
 namespace voltree {
 namespace {
 
@@ -395,6 +397,10 @@ Result<FileIdentity> HostFileSystem::identity(const std::string& path) {
     identity.born_ns = st.stx_btime.tv_sec * 1'000'000'000 + st.stx_btime.tv_nsec;
   }
   return identity;
+}
+
+Result<std::string> HostFileSystem::storage_of(std::uint64_t device) {
+  return host_storage_of(device);
 }
 
 Result<FsInfo> HostFileSystem::info(const std::string& path) {

@@ -142,6 +142,7 @@ class HostFileSystem final : public FileSystem {
   Result<FsSpace> space(const std::string& path) override;
   Result<FileIdentity> identity(const std::string& path) override;
 
+  Result<std::string> storage_of(std::uint64_t device) override;
  private:
   HostIoBackend* backend_;
   std::mutex spare_mutex_;
