@@ -37,6 +37,10 @@ Status check_range(const Volume& volume, std::uint64_t offset_bytes, std::uint64
 
 }  // namespace
 
+bool all_zero(std::span<const std::byte> bytes) {
+  return std::all_of(bytes.begin(), bytes.end(), [](std::byte b) { return b == std::byte{0}; });
+}
+
 void AlignedBuffer::Free::operator()(std::byte* memory) const { std::free(memory); }
 
 AlignedBuffer::AlignedBuffer(std::size_t size_bytes)

@@ -20,6 +20,8 @@ Task<Status> aligned_write(Volume& volume, std::uint64_t offset_bytes,
                            std::span<const std::byte> data);
 Task<Status> aligned_zero(Volume& volume, std::uint64_t offset_bytes, std::uint64_t length_bytes);
 
+bool all_zero(std::span<const std::byte> bytes);
+
 // Memory for direct I/O: aligned to 4096 bytes.
 class AlignedBuffer {
  public:

@@ -143,6 +143,7 @@ struct CatalogImage {
   std::vector<VolumeLimitRow> volume_limits;
   std::vector<VolumeNoteRow> volume_notes;
   std::vector<VolumeReserveRow> volume_reserves;
+  std::vector<CertificateRow> certificates;
   std::map<std::string, std::string> settings;
   std::map<std::string, std::uint64_t> last_ids;  // by kind
 };

@@ -244,6 +244,7 @@ Result<CatalogImage> CatalogDb::load() {
                                   "SELECT volume, key, text FROM volume_note ORDER BY volume, key",
                                   "volume_note", read_volume_note, image.volume_notes));
   }
+  VT_ASSIGN_OR_RETURN(image.certificates, certificates(0, SIZE_MAX));
   {
     Query query(db, "SELECT key, value FROM setting");
     while (true) {
@@ -284,8 +285,8 @@ Status CatalogDb::put_volume(const VolumeRow& row) {
 Status CatalogDb::remove_volume(VolumeId id) {
   VT_RETURN_IF_ERROR(remove_by_id(*impl_->connection, "DELETE FROM volume WHERE id = ?1", id));
   Status status;
-  for (const CopyTable table :
-       {CopyTable::kVolume, CopyTable::kVolumeLimits, CopyTable::kVolumeNotes}) {
+  for (const CopyTable table : {CopyTable::kVolume, CopyTable::kVolumeLimits,
+                                CopyTable::kVolumeNotes, CopyTable::kVolumeReserve}) {
     status = impl_->remember({}, copy_gone(table, id));
   }
   return status;
@@ -310,9 +311,10 @@ Status CatalogDb::put_volume_reserve(VolumeId id, std::uint64_t reserve_bytes) {
   if (!there && reserve_bytes == 0) return {};
   if (!there) VT_RETURN_IF_ERROR(db.execute(kVolumeReserveSchema));
   VT_RETURN_IF_ERROR(remove_by_id(db, "DELETE FROM volume_reserve WHERE volume = ?1", id));
-  if (reserve_bytes == 0) return {};
+  if (reserve_bytes == 0) return impl_->remember({}, copy_gone(CopyTable::kVolumeReserve, id));
   Query query(db, "INSERT INTO volume_reserve (volume, reserve_bytes) VALUES (?1, ?2)");
-  return query.bind(id).bind(reserve_bytes).run();
+  return impl_->remember(query.bind(id).bind(reserve_bytes).run(),
+                         copy_row(VolumeReserveRow{id, reserve_bytes}));
 }
 
 Status CatalogDb::put_volume_notes(VolumeId id, const std::vector<VolumeNoteRow>& rows) {
@@ -423,13 +425,15 @@ Status CatalogDb::put_erase_request(const EraseRequestRow& row) {
   query.bind(row.id).bind_text(row.what).bind(static_cast<std::uint64_t>(row.policy));
   query.bind_signed(row.requested_ns).bind(row.erased_bytes).bind(row.verified_bytes);
   VT_RETURN_IF_ERROR(query.bind(row.items_done).run());
-  return impl_->remember(put_erase_options(*impl_->connection, row), copy_row(row));
+  VT_RETURN_IF_ERROR(impl_->remember(put_erase_options(*impl_->connection, row), copy_row(row)));
+  return impl_->remember({}, copy_erase_options(row));
 }
 
 Status CatalogDb::remove_erase_request(std::uint64_t id) {
-  return impl_->remember(
+  VT_RETURN_IF_ERROR(impl_->remember(
       remove_by_id(*impl_->connection, "DELETE FROM erase_request WHERE id = ?1", id),
-      copy_gone(CopyTable::kEraseRequest, id));
+      copy_gone(CopyTable::kEraseRequest, id)));
+  return impl_->remember({}, copy_gone(CopyTable::kEraseOption, id));
 }
 
 Status CatalogDb::put_erase_item(const EraseItemRow& row) {
@@ -456,7 +460,7 @@ Status CatalogDb::put_certificate(const CertificateRow& row) {
   Query query(*impl_->connection,
               "INSERT INTO certificate (id, json) VALUES (?1, ?2) "
               "ON CONFLICT (id) DO UPDATE SET json = excluded.json");
-  return query.bind(row.id).bind_text(row.json).run();
+  return impl_->remember(query.bind(row.id).bind_text(row.json).run(), copy_row(row));
 }
 
 Result<std::vector<CertificateRow>> CatalogDb::certificates(std::uint64_t after_id,

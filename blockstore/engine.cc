@@ -183,6 +183,14 @@ Task<Status> Engine::mark_dirty(Layer& layer, std::vector<std::uint64_t> regions
   co_return Status();
 }
 
+Task<Status> Engine::sync_layer(Layer& layer) {
+  const AsyncMutex::Guard guard = co_await layer.sync_mutex.lock();
+  VT_CO_RETURN_IF_ERROR(check_writable());
+  Status synced = co_await layer.file(true).sync_data();
+  if (!synced.ok()) fail(synced);
+  co_return synced;
+}
+
 Task<Status> Engine::settle(Layer& layer, Gate* write_gate) {
   bool unsettled = false;
   {
@@ -196,11 +204,9 @@ Task<Status> Engine::settle(Layer& layer, Gate* write_gate) {
   VT_CO_RETURN_IF_ERROR(check_writable());
   VT_CO_RETURN_IF_ERROR(co_await layer.ensure_open());
   if (write_gate != nullptr) co_await write_gate->drain();
-  Status synced = co_await layer.file(true).sync_data();
-  if (synced.ok()) {
-    synced = co_await runtime_.run_blocking(
-        [&layer] { return layer.sums().sync_sync(0, layer.sums().size_bytes()); });
-  }
+  VT_CO_RETURN_IF_ERROR(co_await sync_layer(layer));
+  const Status synced = co_await runtime_.run_blocking(
+      [&layer] { return layer.sums().sync_sync(0, layer.sums().size_bytes()); });
   if (!synced.ok()) {
     fail(synced);
     co_return synced;

@@ -92,6 +92,8 @@ class Engine {
   Task<Status> mark_unsettled(Layer& layer);
   // Marks regions dirty in the catalog before an in-place write into them (DESIGN section 4).
   Task<Status> mark_dirty(Layer& layer, std::vector<std::uint64_t> regions);
+  // fdatasync of a layer that others may be syncing. A failure is the store's.
+  Task<Status> sync_layer(Layer& layer);
   // Makes the layer's dirty regions clean: data and sums durable, marks off. `write_gate` is that
   // of the volume that may be writing to the layer, nullptr when none is.
   Task<Status> settle(Layer& layer, Gate* write_gate);

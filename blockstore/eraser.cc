@@ -234,7 +234,7 @@ Task<Result<Eraser::Outcome>> Eraser::erase_layer(const EraseItemRow& item,
   if (!opened.ok()) co_return opened.status();
   if (*opened != nullptr) {
     VT_CO_RETURN_IF_ERROR(
-        co_await overwrite(**opened, std::move(ranges), request, rate_bytes, outcome));
+        co_await overwrite(**opened, nullptr, std::move(ranges), request, rate_bytes, outcome));
   }
   outcome.missing = *opened == nullptr;
   const LayerId id = item.layer;
@@ -261,7 +261,7 @@ Task<Result<Eraser::Outcome>> Eraser::erase_ranges(const EraseItemRow& item,
   }
   VT_CO_RETURN_IF_ERROR(ready);
   VT_CO_RETURN_IF_ERROR(
-      co_await overwrite(layer->file(true), ranges, request, rate_bytes, outcome));
+      co_await overwrite(layer->file(true), layer.get(), ranges, request, rate_bytes, outcome));
   for (const BlockRange& range : ranges) {
     VT_CO_RETURN_IF_ERROR(co_await layer->touch_sums(range, true));
     for (std::uint64_t block = range.first; block < range.end(); ++block) {
@@ -271,7 +271,7 @@ Task<Result<Eraser::Outcome>> Eraser::erase_ranges(const EraseItemRow& item,
                                                                 range.count * kBlockBytes));
   }
   // Holes that a power loss undoes would not be made again: the queue forgets them.
-  VT_CO_RETURN_IF_ERROR(co_await sync(layer->file(true)));
+  VT_CO_RETURN_IF_ERROR(co_await engine_.sync_layer(*layer));
   co_return outcome;
 }
 
@@ -294,16 +294,17 @@ Task<Status> Eraser::erase_ranges_of_failed(LayerId layer, std::vector<BlockRang
   outcome.missing = *opened == nullptr;
   if (outcome.missing) co_return Status();
   (void)cut_at(ranges, end);
-  VT_CO_RETURN_IF_ERROR(co_await overwrite(**opened, ranges, request, rate_bytes, outcome));
+  VT_CO_RETURN_IF_ERROR(
+      co_await overwrite(**opened, nullptr, ranges, request, rate_bytes, outcome));
   for (const BlockRange& range : ranges) {
     VT_CO_RETURN_IF_ERROR(
         co_await (*opened)->punch_hole(range.first * kBlockBytes, range.count * kBlockBytes));
   }
-  co_return co_await sync(**opened);
+  co_return co_await sync(**opened, nullptr);
 }
 
 // Overwrite, fdatasync, read back: in this order (I8). What is not overwritten only counts.
-Task<Status> Eraser::overwrite(File& file, std::vector<BlockRange> ranges,
+Task<Status> Eraser::overwrite(File& file, Layer* layer, std::vector<BlockRange> ranges,
                                const EraseRequestRow& request, std::uint64_t rate_bytes,
                                Outcome& outcome) {
   outcome.erased_bytes += cut_at(ranges, overwritten_blocks(request)) * kBlockBytes;
@@ -340,12 +341,13 @@ Task<Status> Eraser::overwrite(File& file, std::vector<BlockRange> ranges,
       }
     }
     if (verify) break;
-    VT_CO_RETURN_IF_ERROR(co_await sync(file));
+    VT_CO_RETURN_IF_ERROR(co_await sync(file, layer));
   }
   co_return Status();
 }
 
-Task<Status> Eraser::sync(File& file) {
+Task<Status> Eraser::sync(File& file, Layer* layer) {
+  if (layer != nullptr) co_return co_await engine_.sync_layer(*layer);
   Status synced = co_await file.sync_data();
   if (!synced.ok()) engine_.fail(synced);
   co_return synced;

@@ -56,9 +56,11 @@ class Eraser {
   Task<Status> erase_ranges_of_failed(LayerId layer, std::vector<BlockRange> ranges,
                                       const EraseRequestRow& request, std::uint64_t rate_bytes,
                                       Outcome& outcome);
-  Task<Status> overwrite(File& file, std::vector<BlockRange> ranges, const EraseRequestRow& request,
-                         std::uint64_t rate_bytes, Outcome& outcome);
-  Task<Status> sync(File& file);  // a failure is the store's (I10)
+  // `layer`: whose file it is, when that is in use; nullptr: it is not.
+  Task<Status> overwrite(File& file, Layer* layer, std::vector<BlockRange> ranges,
+                         const EraseRequestRow& request, std::uint64_t rate_bytes,
+                         Outcome& outcome);
+  Task<Status> sync(File& file, Layer* layer);  // a failure is the store's (I10)
   Task<Status> pace(std::uint64_t bytes, std::uint64_t rate_bytes);
   Task<Status> finish_item(EraseRequestRow request, const EraseItemRow& item,
                            const Outcome& outcome, bool last);

@@ -90,6 +90,9 @@ class Layer {
   std::mutex mutex;
   State state;            // guarded by mutex
   AsyncMutex mark_mutex;  // serialises catalog changes of dirty marks: mark against settle
+  // One sync of the data file at a time, held until a failure is the store's: the host tells one of
+  // them alone, and what another was to make durable is lost with it (I10).
+  AsyncMutex sync_mutex;
 
  private:
   Status open_files();

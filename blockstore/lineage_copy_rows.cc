@@ -1,5 +1,6 @@
 #include "blockstore/lineage_copy_rows.h"
 
+#include <algorithm>
 #include <bit>
 
 #include "blockstore/format/varint.h"
@@ -156,6 +157,30 @@ void read_notes(VolumeId id, Fields& fields, CatalogImage& image) {
   }
 }
 
+// A voltree that does not know the next two leaves them when their request or volume goes.
+void read_erase_option(std::uint64_t id, Fields& fields, CatalogImage& image) {
+  const std::uint64_t first_bytes = fields.number();
+  const std::uint64_t io_priority = fields.number();
+  fields.require(is_io_priority(io_priority));
+  for (EraseRequestRow& row : image.erase_requests) {
+    if (row.id != id) continue;
+    row.first_bytes = first_bytes;
+    row.io_priority = static_cast<IoPriority>(io_priority);
+  }
+}
+
+void read_reserve(VolumeId id, Fields& fields, CatalogImage& image) {
+  const VolumeReserveRow row{id, fields.number()};
+  fields.require(row.reserve_bytes != 0);
+  const bool there = std::any_of(image.volumes.begin(), image.volumes.end(),
+                                 [id](const VolumeRow& volume) { return volume.id == id; });
+  if (there) image.volume_reserves.push_back(row);
+}
+
+void read_certificate(std::uint64_t id, Fields& fields, CatalogImage& image) {
+  image.certificates.push_back({id, fields.text()});
+}
+
 bool read_row(CopyTable table, const std::string& key, const std::string& value,
               CatalogImage& image) {
   if (table == CopyTable::kSetting) {
@@ -172,10 +197,17 @@ bool read_row(CopyTable table, const std::string& key, const std::string& value,
   if (!id || !reader.done() || *id == 0 || *id > INT64_MAX) return false;
   using Read = void (*)(std::uint64_t, Fields&, CatalogImage&);
   static const std::map<CopyTable, Read> kReaders = {
-      {CopyTable::kVolume, read_volume},        {CopyTable::kNode, read_node},
-      {CopyTable::kLayer, read_layer},          {CopyTable::kEraseRequest, read_erase_request},
-      {CopyTable::kEraseItem, read_erase_item}, {CopyTable::kAttachment, read_attachment},
-      {CopyTable::kVolumeLimits, read_limits},  {CopyTable::kVolumeNotes, read_notes},
+      {CopyTable::kVolume, read_volume},
+      {CopyTable::kNode, read_node},
+      {CopyTable::kLayer, read_layer},
+      {CopyTable::kEraseRequest, read_erase_request},
+      {CopyTable::kEraseItem, read_erase_item},
+      {CopyTable::kAttachment, read_attachment},
+      {CopyTable::kVolumeLimits, read_limits},
+      {CopyTable::kVolumeNotes, read_notes},
+      {CopyTable::kEraseOption, read_erase_option},
+      {CopyTable::kVolumeReserve, read_reserve},
+      {CopyTable::kCertificate, read_certificate},
   };
   kReaders.at(table)(*id, fields, image);
   return fields.ok();
@@ -232,6 +264,25 @@ CopyRow copy_row(const AttachmentRow& row) {
   return put(CopyTable::kAttachment, row.id, value.time(row.created_ns));
 }
 
+CopyRow copy_row(const VolumeReserveRow& row) {
+  Writer value;
+  return put(CopyTable::kVolumeReserve, row.volume, value.number(row.reserve_bytes));
+}
+
+CopyRow copy_row(const CertificateRow& row) {
+  Writer value;
+  return put(CopyTable::kCertificate, row.id, value.text(row.json));
+}
+
+CopyRow copy_erase_options(const EraseRequestRow& row) {
+  if (row.first_bytes == 0 && row.io_priority == 0) {
+    return copy_gone(CopyTable::kEraseOption, row.id);
+  }
+  Writer value;
+  value.number(row.first_bytes);
+  return put(CopyTable::kEraseOption, row.id, value.number(row.io_priority));
+}
+
 CopyRow copy_limits(VolumeId volume, const std::vector<VolumeLimitRow>& rows) {
   if (rows.empty()) return copy_gone(CopyTable::kVolumeLimits, volume);
   Writer value;
@@ -261,6 +312,12 @@ std::vector<CopyRow> copy_rows(const CatalogImage& image) {
   add(image.erase_requests);
   add(image.erase_items);
   add(image.attachments);
+  add(image.volume_reserves);
+  add(image.certificates);
+  for (const EraseRequestRow& row : image.erase_requests) {
+    CopyRow options = copy_erase_options(row);
+    if (options.value) rows.push_back(std::move(options));
+  }
   std::map<VolumeId, std::vector<VolumeLimitRow>> limits;
   for (const VolumeLimitRow& row : image.volume_limits) limits[row.volume].push_back(row);
   for (const auto& [volume, of_it] : limits) rows.push_back(copy_limits(volume, of_it));

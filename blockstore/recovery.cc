@@ -89,7 +89,7 @@ Task<Status> StoreCore::adopt_sums(Layer& layer) {
   }
   VT_CO_ASSIGN_OR_RETURN(const auto ranges, co_await engine.runtime().run_blocking(
                                                 [&layer] { return stored_sums(layer); }));
-  ExtentMap seen;  // blocks with stored sums: elsewhere the catalog's data blocks were discarded
+  ExtentMap seen;  // blocks with stored sums
   VT_CO_RETURN_IF_ERROR(co_await engine.runtime().run_blocking([&]() -> Status {
     for (const BlockRange& range : ranges) {
       seen.assign(range.first, range.count, 1);
@@ -105,15 +105,35 @@ Task<Status> StoreCore::adopt_sums(Layer& layer) {
     }
     return {};
   }));
-  std::vector<BlockRange> gone;
+  VT_CO_RETURN_IF_ERROR(co_await adopt_discards(layer, seen, index));
+  co_return co_await adopt_index(layer, std::move(index));
+}
+
+// A host that stores no zeros (ZFS, where it compresses) makes a hole of sums that are all 0. Where
+// that came of discards their regions are marked and the data is gone, too. Otherwise the sums are
+// lost: the catalog knows better, and the blocks are errors (I9).
+Task<Status> StoreCore::adopt_discards(Layer& layer, const ExtentMap& seen, ExtentMap& index) {
+  std::vector<BlockRange> unseen;
   index.for_each_extent([&](const Extent& extent) {
     if (extent.value != kIndexData) return;
-    seen.for_each(extent.first, extent.count, [&gone](const Extent& part) {
-      if (part.value == 0) gone.push_back({part.first, part.count});
+    seen.for_each(extent.first, extent.count, [&unseen](const Extent& part) {
+      if (part.value == 0) unseen.push_back({part.first, part.count});
     });
   });
-  for (const BlockRange& range : gone) index.assign(range.first, range.count, kIndexAbsent);
-  co_return co_await adopt_index(layer, std::move(index));
+  std::set<std::uint64_t> dirty;
+  {
+    const std::lock_guard guard(layer.mutex);
+    dirty = layer.state.dirty_regions;
+  }
+  AlignedBuffer buffer(kBlockBytes);
+  for (const BlockRange& range : unseen) {
+    for (std::uint64_t block = range.first; block < range.end(); ++block) {
+      if (!dirty.contains(block / kRegionBlocks)) continue;
+      const Status read = co_await layer.file(true).read(buffer.span(), block * kBlockBytes);
+      if (read.ok() && all_zero(buffer.span())) index.assign(block, 1, kIndexTombstone);
+    }
+  }
+  co_return Status();
 }
 
 Task<Status> StoreCore::adopt_what_matches(Layer& layer) {

@@ -42,12 +42,6 @@ std::optional<FileIdentity> parse_place(const std::string& text) {
   return fields ? std::optional(place) : std::nullopt;
 }
 
-// Numbers of devices hold for one boot.
-bool same_file(const FileIdentity& was, const FileIdentity& is, bool same_boot) {
-  return was.inode == is.inode && was.born_ns == is.born_ns &&
-         (!same_boot || was.device == is.device);
-}
-
 // What run/needs_check says; it is empty, or not there, after a failure.
 Result<std::string> read_needs_check(FileSystem& fs, const std::string& directory, bool there) {
   constexpr std::uint64_t kTextMaxBytes = 1000;
@@ -208,6 +202,7 @@ Task<Status> StoreCore::open(StoreOpenOptions options) {
     // Until close() has moved it: what goes wrong with it on another way out is seen by nobody.
     db->keep_log(true);
     VT_ASSIGN_OR_RETURN(place, runtime.fs().identity(directory + "/catalog.db"));
+    VT_ASSIGN_OR_RETURN(storage, runtime.fs().storage_of(place.device));
     const std::uint64_t unknown = db->format().read_only_compatible & ~kKnownReadOnlyCompatible;
     if (unknown == 0) return {};
     return error(
@@ -320,6 +315,18 @@ Task<Status> StoreCore::load() {
   co_return co_await take_over(loaded.image);
 }
 
+// Numbers of devices hold for one boot. In it another number is another file system, but for one
+// that is on the very same storage, and is there under its old number no more.
+Task<bool> StoreCore::is_copy(FileIdentity was, std::string storage_was, bool same_boot) {
+  if (was.inode != place.inode || was.born_ns != place.born_ns) co_return true;
+  if (!same_boot || was.device == place.device) co_return false;
+  if (storage.empty() || storage != storage_was) co_return true;
+  FileSystem& fs = engine.runtime().fs();
+  const auto there =
+      co_await engine.runtime().run_blocking([&fs, &was] { return fs.storage_of(was.device); });
+  co_return !there.ok() || *there == storage;
+}
+
 // A copy has its own uuid, so that nobody takes it for the store that it was made of, and none of
 // the devices that are booked there. What a copy of an open store holds is what a power loss
 // leaves: the pages that a dead daemon has left in memory are the other store's.
@@ -334,7 +341,8 @@ Task<Status> StoreCore::take_over(CatalogImage& image) {
     attachments.clear();  // of where it could be written
     co_return co_await find_missing_layers();
   }
-  const bool copied = was && !same_file(*was, place, same_boot);
+  bool copied = false;
+  if (was) copied = co_await is_copy(*was, settings["storage"], same_boot);
   copied_from = settings["copied_from"];
   if (copied) {
     copied_from = uuid;
@@ -349,7 +357,9 @@ Task<Status> StoreCore::take_over(CatalogImage& image) {
   }
   VT_CO_RETURN_IF_ERROR(co_await find_missing_layers());
   // After another boot nothing of a page cache is left to doubt.
-  doubted = doubted || (same_boot && settings["mount_id"] != mount_id);
+  const bool mounted_anew =
+      settings["mount_id"] != mount_id || (was && was->device != place.device);
+  doubted = doubted || (same_boot && mounted_anew);
   if (!clean) VT_CO_RETURN_IF_ERROR(co_await recover(same_boot && !copied));
   engine.inflight().clear();
   engine.on_guard_asks([this] { return look_at_host(); });
@@ -366,6 +376,7 @@ Task<Status> StoreCore::take_over(CatalogImage& image) {
       }
     }
     VT_RETURN_IF_ERROR(db.put_setting("place", place_text(place)));
+    VT_RETURN_IF_ERROR(db.put_setting("storage", storage));
     VT_RETURN_IF_ERROR(db.put_setting("boot_id", boot_id));
     VT_RETURN_IF_ERROR(db.put_setting("mount_id", mount_id));
     VT_RETURN_IF_ERROR(db.add_compatible(kFeatureLineageCopy));

@@ -135,6 +135,8 @@ class StoreCore {
   Result<NodeRow> find_head(const std::string& volume) const;
   // What the last owner left, by how it ended and whether this is the place where it was.
   Task<Status> take_over(CatalogImage& image);
+  // Whether the catalog, which was last open at `was`, is another file now.
+  Task<bool> is_copy(FileIdentity was, std::string storage_was, bool same_boot);
   // Notices layers whose files are gone, before anybody meets them, and says who sees them.
   Task<Status> find_missing_layers();
   void warn(const std::string& what);  // one more thing that `warning` says
@@ -173,6 +175,7 @@ class StoreCore {
   std::string uuid;
   std::string copied_from;  // the uuid of the store that this one is a copy of
   FileIdentity place;       // of catalog.db
+  std::string storage;      // of its file system: FileSystem::storage_of
   std::string warning;
   ErasePolicy erase_policy = ErasePolicy::kZero;
   std::vector<NodeId> node_ids;  // reserved in the catalog; guarded by ops_mutex
@@ -202,6 +205,7 @@ class StoreCore {
   Task<Status> adopt_sums(Layer& layer);  // same boot: what the sums say is there, is
   // The same after a failure: if it is.
   Task<Status> adopt_what_matches(Layer& layer);
+  Task<Status> adopt_discards(Layer& layer, const ExtentMap& seen, ExtentMap& index);
   Task<Status> adopt_index(Layer& layer, ExtentMap index);
   Task<Status> restore_sums(Layer& layer);  // power loss: what the catalog says is there, is
   Task<Status> recover_layer(Layer& layer, bool same_boot);

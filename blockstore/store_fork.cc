@@ -346,9 +346,12 @@ Task<Status> Store::revert(std::string volume_name, std::string snapshot_name,
   }
   VT_CO_ASSIGN_OR_RETURN(ExtentMap map, co_await core.build_map(snapshot_id));
   const std::shared_ptr<Volume> volume = core.open_volume(head);
+  RangeLock::Guard range_guard;
   AsyncMutex::Guard active_guard;
   AsyncMutex::Guard flush_guard;
   if (volume != nullptr) {
+    // I8: an unaligned write that has read its edges would bring them back from what is erased.
+    range_guard = co_await volume->range_lock().lock(kAllBlocks);
     active_guard = co_await volume->active_mutex().lock();
     flush_guard = co_await volume->flush_mutex().lock();
   }

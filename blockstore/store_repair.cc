@@ -127,9 +127,9 @@ class Repair {
     if (sound.ok()) return {};
     find(Kind::kNote, "the catalog is not sound: {}", sound.message());
     if (!db.ok()) return {};
-    // Certificates are in the catalog alone; those that it still gives are taken over.
-    auto certificates = (*db)->certificates(0, SIZE_MAX);
-    if (certificates.ok()) certificates_ = std::move(*certificates);
+    // The copy may be behind: those that the catalog still gives are taken over.
+    const auto certificates = (*db)->certificates(0, SIZE_MAX);
+    if (certificates.ok()) add_certificates(*certificates);
     return {};
   }
 
@@ -153,6 +153,10 @@ class Repair {
     return db.certificates(0, SIZE_MAX).status();
   }
 
+  void add_certificates(const std::vector<CertificateRow>& rows) {
+    for (const CertificateRow& row : rows) certificates_.emplace(row.id, row);
+  }
+
   // Nothing in it is taken when its rows do not fit together: a record is a commit, so they must.
   void read_copy() {
     auto copy = LineageCopy::read(fs_, directory_);
@@ -163,6 +167,7 @@ class Repair {
       if (image.ok()) status = check_rows(*image, lineage_);
       if (status.ok()) image_ = std::move(*image);
       had_certificates_ = !status.ok() || image_.last_ids.contains("certificate");
+      if (status.ok()) add_certificates(image_.certificates);
     }
     if (!status.ok()) {
       lineage_ = Lineage();
@@ -342,7 +347,7 @@ class Repair {
     for (const EraseRequestRow& row : image_.erase_requests) raise("erase", row.id);
     for (const EraseItemRow& row : image_.erase_items) raise("item", row.id);
     for (const AttachmentRow& row : image_.attachments) raise("attachment", row.id);
-    for (const CertificateRow& row : certificates_) raise("certificate", row.id);
+    for (const auto& entry : certificates_) raise("certificate", entry.first);
     // An id is given once, also where the copy was behind.
     for (auto& [kind, id] : image_.last_ids) {
       id = std::min<std::uint64_t>(id + kIdSlack, kind == "layer" ? UINT32_MAX : INT64_MAX / 2);
@@ -355,6 +360,7 @@ class Repair {
     settings["boot_id"] = runtime_.boot_id();
     settings["clean"] = "1";
     settings.erase("place");  // the new catalog is another file
+    settings.erase("storage");
     if (!parse_erase_policy(settings["erase_policy"]).ok()) settings["erase_policy"] = "zero";
     settings.try_emplace("erase_rate_bytes", "0");
     for (const NodeRow& row : image_.nodes) {
@@ -381,13 +387,16 @@ class Repair {
       VT_RETURN_IF_ERROR(db.put_volume_limits(row.id, limits[row.id]));
       VT_RETURN_IF_ERROR(db.put_volume_notes(row.id, notes[row.id]));
     }
+    for (const VolumeReserveRow& row : image_.volume_reserves) {
+      VT_RETURN_IF_ERROR(db.put_volume_reserve(row.volume, row.reserve_bytes));
+    }
     for (const NodeRow& row : image_.nodes) VT_RETURN_IF_ERROR(db.put_node(row));
     for (const AttachmentRow& row : image_.attachments) VT_RETURN_IF_ERROR(db.put_attachment(row));
     for (const EraseRequestRow& row : image_.erase_requests) {
       VT_RETURN_IF_ERROR(db.put_erase_request(row));
     }
     for (const EraseItemRow& row : image_.erase_items) VT_RETURN_IF_ERROR(db.put_erase_item(row));
-    for (const CertificateRow& row : certificates_) VT_RETURN_IF_ERROR(db.put_certificate(row));
+    for (const auto& entry : certificates_) VT_RETURN_IF_ERROR(db.put_certificate(entry.second));
     return put_layers(db);
   }
 
@@ -447,7 +456,7 @@ class Repair {
   const RepairOptions options_;
   std::unique_ptr<StoreLock> lock_;
   RepairReport report_;
-  std::vector<CertificateRow> certificates_;
+  std::map<std::uint64_t, CertificateRow> certificates_;  // by id
   bool had_certificates_ = true;
   CatalogImage image_;  // of the new catalog
   Lineage lineage_;     // the same rows

@@ -15,10 +15,6 @@ namespace {
 constexpr std::uint64_t kStepBlocks = 256;  // 1 MiB of data a read
 constexpr std::uint64_t kSumBytes = sizeof(std::uint64_t);
 
-bool all_zero(std::span<const std::byte> bytes) {
-  return std::all_of(bytes.begin(), bytes.end(), [](std::byte b) { return b == std::byte{0}; });
-}
-
 class Scanner {
  public:
   Scanner(File& data, File& sums, const ExtentMap& left_out)

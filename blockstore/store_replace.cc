@@ -80,6 +80,7 @@ Task<Status> StoreCore::replace_head(std::string name, NodeId target, NodeId sou
   const std::shared_ptr<Volume> from = open_volume(source);
   const std::shared_ptr<Volume> volume = open_volume(target);
   AsyncMutex::Guard from_guard;
+  RangeLock::Guard range_guard;
   AsyncMutex::Guard active_guard;
   AsyncMutex::Guard flush_guard;
   if (from != nullptr) {
@@ -88,6 +89,7 @@ Task<Status> StoreCore::replace_head(std::string name, NodeId target, NodeId sou
     from_guard = co_await from->flush_mutex().lock();
   }
   if (volume != nullptr) {
+    range_guard = co_await volume->range_lock().lock(kAllBlocks);  // as in a revert
     active_guard = co_await volume->active_mutex().lock();
     flush_guard = co_await volume->flush_mutex().lock();
   }

@@ -279,12 +279,7 @@ Task<Status> StoreCore::grow(NodeId id, std::uint64_t size_bytes) {
       if (!grown.ok()) co_return grown.status();
       if (*grown) {
         // I3: the row must not be on the disk before the file is as long as it says.
-        const Status synced = co_await engine.runtime().run_blocking(
-            [&active] { return active->file(true).sync_sync(); });
-        if (!synced.ok()) {
-          engine.fail(synced);
-          co_return synced;
-        }
+        VT_CO_RETURN_IF_ERROR(co_await engine.sync_layer(*active));
         layer_row = row_of(*active);
       } else {
         volume->retire_active_layer();

@@ -173,12 +173,20 @@ Task<Status> Volume::flush_now() {
 }
 
 Task<Result<FlushRows>> Volume::sync_layers(std::vector<std::shared_ptr<Layer>> layers) {
+  std::erase_if(layers, [](const std::shared_ptr<Layer>& layer) {
+    const std::lock_guard lock(layer->mutex);
+    return !layer->state.needs_sync && layer->state.pending_regions.empty();
+  });
+  std::sort(layers.begin(), layers.end(),
+            [](const auto& a, const auto& b) { return a->id() < b->id(); });
+  std::vector<AsyncMutex::Guard> sync_guards;  // in order of id
+  for (const auto& layer : layers) sync_guards.push_back(co_await layer->sync_mutex.lock());
+  VT_CO_RETURN_IF_ERROR(engine_.check_writable());
   FlushRows rows;
   IoBatch batch;
   for (const auto& layer : layers) {
     const std::lock_guard lock(layer->mutex);
     Layer::State& state = layer->state;
-    if (!state.needs_sync && state.pending_regions.empty()) continue;
     rows.parts.push_back({layer, state.index, std::move(state.pending_regions)});
     state.pending_regions.clear();
     state.needs_sync = false;

@@ -27,6 +27,9 @@
 
 namespace voltree {
 
+// For a range lock of the whole of a volume.
+inline constexpr BlockRange kAllBlocks{0, UINT64_MAX};
+
 struct VolumeState {
   NodeId node = kNoNode;
   bool writable = false;
@@ -181,7 +184,8 @@ class Volume final : public BlockDevice {
   Task<Status> ensure_active();
   void finish_write(const WritePlan& plan, bool zeroes);
   static Task<void> stamp_what_was_written(const WritePlan& plan, BlockRange range,
-                                           const std::vector<std::uint64_t>& sums);
+                                           const std::vector<std::uint64_t>& sums, IoBatch& batch);
+  Task<void> put_back_what_stayed(const WritePlan& plan, const std::vector<std::uint64_t>& sums);
   void map_assign(BlockRange range, LayerId value, std::uint64_t epoch);
   static std::uint32_t zero_value(const WritePlan& plan, const Segment& segment);
   Task<Status> flush_now();

@@ -270,7 +270,7 @@ Task<Status> Volume::write_blocks_locked(BlockRange range, const std::byte* data
   if (plan.in_place) slot = co_await engine_.inflight().acquire({node_, range});
   Status written = co_await batch;
   if (!written.ok()) {
-    if (plan.in_place) co_await stamp_what_was_written(plan, range, sums);
+    if (plan.in_place) co_await stamp_what_was_written(plan, range, sums, batch);
     co_return written;
   }
   for (const Segment& segment : plan.segments) {
@@ -284,17 +284,22 @@ Task<Status> Volume::write_blocks_locked(BlockRange range, const std::byte* data
 
 // A write that failed may have got to some of its blocks in place (the host was full elsewhere):
 // those have their new contents, and their sums must say so. What matches neither sum is torn, or
-// was damaged before, and stays damaged (I9).
+// was damaged before, and stays damaged (I9). A part that did not fail is not read: a host that
+// fails may not let us.
 Task<void> Volume::stamp_what_was_written(const WritePlan& plan, BlockRange range,
-                                          const std::vector<std::uint64_t>& sums) {
+                                          const std::vector<std::uint64_t>& sums, IoBatch& batch) {
   AlignedBuffer buffer(kBlockBytes);
-  for (const Segment& segment : plan.segments) {
+  for (std::size_t i = 0; i < plan.segments.size(); ++i) {
+    const Segment& segment = plan.segments[i];
     if (!segment.own) continue;
+    const bool whole = batch.requests()[i].status.ok();
     for (std::uint64_t block = segment.range.first; block < segment.range.end(); ++block) {
-      const Status read =
-          co_await segment.layer->file(true).read(buffer.span(), block * kBlockBytes);
       const std::uint64_t sum = sums[block - range.first];
-      if (!read.ok() || block_checksum(buffer.span()) != sum) continue;
+      if (!whole) {
+        const Status read =
+            co_await segment.layer->file(true).read(buffer.span(), block * kBlockBytes);
+        if (!read.ok() || block_checksum(buffer.span()) != sum) continue;
+      }
       segment.layer->set_sum(block, sum);
       const std::lock_guard lock(segment.layer->mutex);
       segment.layer->state.needs_sync = true;
@@ -346,9 +351,11 @@ Task<Status> Volume::zero_blocks_locked(BlockRange range) {
   // never blocks whose data is gone but whose sum is there.
   finish_write(plan, true);
   IoBatch batch;
+  std::vector<std::uint64_t> sums;  // of what is punched, before
   for (const Segment& segment : plan.segments) {
     const bool tombstone = zero_value(plan, segment) == kIndexTombstone;
     for (std::uint64_t block = segment.range.first; block < segment.range.end(); ++block) {
+      if (segment.own) sums.push_back(segment.layer->sum(block));
       segment.layer->set_sum(block, tombstone ? kSumTombstone : kSumAbsent);
     }
     if (segment.own) {
@@ -356,7 +363,31 @@ Task<Status> Volume::zero_blocks_locked(BlockRange range) {
           io_request(IoKind::kPunchHole, segment.layer->file(true), nullptr, segment.range));
     }
   }
-  co_return co_await batch;
+  const Status punched = co_await batch;
+  if (!punched.ok()) co_await put_back_what_stayed(plan, sums);
+  co_return punched;
+}
+
+// Where a hole could not be made the old data is there still, and counts again: the next discard
+// would find nothing to do and be acknowledged, and after a failure recovery goes by the data (I5).
+Task<void> Volume::put_back_what_stayed(const WritePlan& plan,
+                                        const std::vector<std::uint64_t>& sums) {
+  AlignedBuffer buffer(kBlockBytes);
+  auto sum = sums.begin();
+  for (const Segment& segment : plan.segments) {
+    if (!segment.own) continue;
+    for (std::uint64_t block = segment.range.first; block < segment.range.end(); ++block, ++sum) {
+      const Status read =
+          co_await segment.layer->file(true).read(buffer.span(), block * kBlockBytes);
+      if (read.ok() && all_zero(buffer.span())) continue;
+      segment.layer->set_sum(block, *sum);
+      const std::lock_guard lock(mutex_);
+      const std::lock_guard layer_lock(segment.layer->mutex);
+      segment.layer->state.index.assign(block, 1, kIndexData);
+      segment.layer->state.pending_regions.insert(block / kRegionBlocks);
+      map_assign({block, 1}, segment.layer->id(), plan.epoch);
+    }
+  }
 }
 
 }  // namespace voltree

@@ -26,6 +26,9 @@ enum class CopyTable : std::uint8_t {
   kAttachment = 8,
   kVolumeLimits = 9,
   kVolumeNotes = 10,
+  kEraseOption = 11,
+  kVolumeReserve = 12,
+  kCertificate = 13,
 };
 
 struct CopyRow {

@@ -15,7 +15,10 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <future>
 #include <limits>
+
+#include "blockstore/runtime/host_storage.h"
 
 namespace voltree {
 namespace {
@@ -119,11 +122,15 @@ FsSpace space_of(const struct statfs& fs) {
 // and XFS to open it. False: errno says why.
 bool sync_of_folder_holds(int fd) {
   if (::fsync(fd) != 0) return false;
-  const UniqueFd again(::openat(fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  return again.valid() || errno == EMFILE || errno == ENFILE;
+  return UniqueFd(::openat(fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC)).valid();
 }
 
-UniqueFd open_spare() { return UniqueFd(::open("/", O_PATH | O_CLOEXEC)); }
+// 0, or an errno.
+int sync_folder(const std::string& path) {
+  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  const bool synced = fd.valid() && ::fsync(fd.get()) == 0 && sync_of_folder_holds(fd.get());
+  return synced ? 0 : errno;
+}
 
 }  // namespace
 
@@ -382,28 +389,20 @@ Result<std::vector<std::string>> HostFileSystem::list_dir(const std::string& pat
   return names;
 }
 
-HostFileSystem::HostFileSystem(HostIoBackend* backend) : backend_(backend), spare_(open_spare()) {}
+HostFileSystem::HostFileSystem(HostIoBackend* backend)
+    : backend_(backend), folders_("vt-folders", 1, 1) {
+  folders_.post([] { (void)::close_range(3, ~0U, CLOSE_RANGE_UNSHARE); });
+}
 
-// Where no descriptor is left the spare one makes room: for want of one a sync would count as
-// failed, and the store would go read-only.
+// For want of a descriptor a sync would count as failed, and the store would go read-only.
 Status HostFileSystem::sync_dir(const std::string& path) {
-  const auto open_folder = [&path] {
-    return UniqueFd(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  };
-  std::unique_lock lock(spare_mutex_, std::defer_lock);
-  UniqueFd fd = open_folder();
-  if (!fd.valid() && (errno == EMFILE || errno == ENFILE)) {
-    lock.lock();
-    spare_ = UniqueFd();
-    fd = open_folder();
+  int failed = sync_folder(path);
+  if (failed == EMFILE || failed == ENFILE) {
+    std::promise<int> done;
+    folders_.post([&path, &done] { done.set_value(sync_folder(path)); });
+    failed = done.get_future().get();
   }
-  Status status;
-  if (!fd.valid() || ::fsync(fd.get()) != 0 || !sync_of_folder_holds(fd.get())) {
-    status = Status::from_errno(errno, path);
-  }
-  fd = UniqueFd();
-  if (lock.owns_lock()) spare_ = open_spare();
-  return status;
+  return failed == 0 ? Status() : Status::from_errno(failed, path);
 }
 
 Result<FileIdentity> HostFileSystem::identity(const std::string& path) {
@@ -419,6 +418,10 @@ Result<FileIdentity> HostFileSystem::identity(const std::string& path) {
     identity.born_ns = st.stx_btime.tv_sec * 1'000'000'000 + st.stx_btime.tv_nsec;
   }
   return identity;
+}
+
+Result<std::string> HostFileSystem::storage_of(std::uint64_t device) {
+  return host_storage_of(device);
 }
 
 Result<FsInfo> HostFileSystem::info(const std::string& path) {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "blockstore/runtime/io.h"
+#include "blockstore/runtime/worker_threads.h"
 
 namespace voltree {
 
@@ -144,11 +145,13 @@ class HostFileSystem final : public FileSystem {
   Result<FsInfo> info(const std::string& path) override;
   Result<FsSpace> space(const std::string& path) override;
   Result<FileIdentity> identity(const std::string& path) override;
+  Result<std::string> storage_of(std::uint64_t device) override;
 
  private:
   HostIoBackend* backend_;
-  std::mutex spare_mutex_;
-  UniqueFd spare_;  // for sync_dir
+  // One thread, with a table of descriptors of its own: where the process has none left, this one
+  // has, and nobody can take them.
+  WorkerPool folders_;
 };
 
 // kTooLarge when the range is beyond what an off_t can say.

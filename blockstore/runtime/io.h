@@ -221,6 +221,9 @@ class FileSystem {
   virtual Result<FsInfo> info(const std::string& path) = 0;
   virtual Result<FsSpace> space(const std::string& path) = 0;  // quicker than info()
   virtual Result<FileIdentity> identity(const std::string& path) = 0;
+  // What the file system with this device number lies on, by a name that no copy of it has and that
+  // another number does not change; empty: it cannot be said, or there is none.
+  virtual Result<std::string> storage_of(std::uint64_t device) = 0;
 };
 
 struct FdRequest;  // fd_io.h

@@ -127,7 +127,10 @@ class SimRuntime::SimFileSystem final : public FileSystem {
   }
   Result<FileIdentity> identity(const std::string& path) override {
     VT_ASSIGN_OR_RETURN(const auto inode, world().find(SimWorld::normal(path)));
-    return FileIdentity{1, inode->id(), 0};
+    return FileIdentity{world().device(), inode->id(), 0};
+  }
+  Result<std::string> storage_of(std::uint64_t device) override {
+    return world().storage_of(device);
   }
   Result<FsInfo> info(const std::string& path) override {
     VT_RETURN_IF_ERROR(world().check(SimAct::kAsk, SimWorld::normal(path)));

@@ -234,6 +234,17 @@ class SimWorld {
   // Another one: the host's file system was mounted anew.
   void set_mount_count(std::uint64_t mount_count) { mount_count_ = mount_count; }
 
+  // The device number of the host's file system, and what such numbers lie on.
+  std::uint64_t device() const { return device_; }
+  void set_device(std::uint64_t device) { device_ = device; }
+  std::string storage_of(std::uint64_t device) const {
+    const auto found = storages_.find(device);
+    return found == storages_.end() ? std::string() : found->second;
+  }
+  void set_storage(std::uint64_t device, const std::string& storage) {
+    storages_[device] = storage;
+  }
+
   // "a//b/./c/" and "a/b/c" are one path.
   static std::string normal(const std::string& path);
   static std::string parent_of(const std::string& path);  // of one that is normal
@@ -251,6 +262,8 @@ class SimWorld {
   std::set<std::string> dirs_;
   std::uint64_t boot_count_ = 1;
   std::uint64_t mount_count_ = 1;
+  std::uint64_t device_ = 1;
+  std::map<std::uint64_t, std::string> storages_;
   std::uint32_t next_inode_ = 1;
   SimLog* log_ = nullptr;
   Fault fault_;

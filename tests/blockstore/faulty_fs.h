@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "blockstore/runtime/io.h"
+#include "blockstore/runtime/sync.h"
 
 namespace voltree::testing {
 
@@ -22,6 +23,10 @@ struct Faults {
   bool share = false;                 // files can share their space
   std::function<void()> after_share;  // called when some do
   std::string synced_dir;
+  // The next read of a layer is kept from the host until release(), on an executor.
+  bool hold_read = false;
+  Event held;
+  std::function<void()> release;
 };
 
 class FaultyFile final : public File {
@@ -36,6 +41,11 @@ class FaultyFile final : public File {
         failed.on_done(failed);
         co_return;
       }(request));
+      return;
+    }
+    if (request.kind == IoKind::kRead && std::exchange(faults_.hold_read, false)) {
+      faults_.release = [this, &request] { file_->submit(request); };
+      faults_.held.set();
       return;
     }
     file_->submit(request);
@@ -112,6 +122,7 @@ class FaultyFs final : public FileSystem {
   Result<FsInfo> info(const std::string& path) override { return fs_.info(path); }
   Result<FsSpace> space(const std::string& path) override { return fs_.space(path); }
   Result<FileIdentity> identity(const std::string& path) override { return fs_.identity(path); }
+  Result<std::string> storage_of(std::uint64_t device) override { return fs_.storage_of(device); }
 
  private:
   FileSystem& fs_;

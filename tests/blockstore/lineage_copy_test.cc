@@ -26,6 +26,10 @@ CatalogImage some_rows() {
   image.attachments = {{1, 12, "loop", "/dev/loop3", true, 4096, "boot", 12}};
   image.volume_limits = {{1, "total_iops_sec", 5}, {1, "write_iops_sec", 6}};
   image.volume_notes = {{1, "owner", "ann"}, {1, "empty", ""}};
+  image.erase_requests.front().first_bytes = 1 << 20;
+  image.erase_requests.front().io_priority = *parse_io_priority("best-effort:7");
+  image.volume_reserves = {{1, 4096}};
+  image.certificates = {{1, "{}"}, {3, R"({"certificate":3})"}};
   return image;
 }
 
@@ -45,6 +49,25 @@ TEST(LineageCopy, EveryRowIsReadBack) {
   EXPECT_EQ(image->nodes[1].snapshot, "s");
   EXPECT_EQ(image->erase_items[1].ranges, std::string("\0r", 2));
   EXPECT_EQ(image->volume_notes.size(), 2u);
+  EXPECT_EQ(image->erase_requests[0].first_bytes, 1u << 20);
+  EXPECT_EQ(io_priority_name(image->erase_requests[0].io_priority), "best-effort:7");
+  ASSERT_EQ(image->volume_reserves.size(), 1u);
+  EXPECT_EQ(image->volume_reserves[0].reserve_bytes, 4096u);
+  ASSERT_EQ(image->certificates.size(), 2u);
+  EXPECT_EQ(image->certificates[1].json, R"({"certificate":3})");
+}
+
+// One that did not know them has removed what they belong to, and left them.
+TEST(LineageCopy, WhatBelongsToNothingIsLeftOut) {
+  CopyState state = state_of(some_rows());
+  std::erase_if(state, [](const auto& row) {
+    return row.first == std::pair(CopyTable::kVolume, std::string("\x01")) ||
+           row.first.first == CopyTable::kEraseRequest;
+  });
+  const auto image = image_of_copy(state);
+  ASSERT_TRUE(image.ok()) << image.status().message();
+  EXPECT_TRUE(image->volume_reserves.empty());
+  EXPECT_TRUE(image->erase_requests.empty());
 }
 
 TEST(LineageCopy, ARecordIsWholeOrNothing) {

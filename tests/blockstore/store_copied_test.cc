@@ -106,5 +106,82 @@ TEST_F(StoreCopiedTest, AStoreThatIsRenamedIsItself) {
   EXPECT_EQ(pool().warning, "");
 }
 
+// The host's file system is there again, in the same boot, under another device number: it is the
+// same one when it lies on the same storage, and does so under its old number no more.
+class StoreMovedTest : public StoreCopiedTest {
+ protected:
+  static constexpr std::uint64_t kWas = 1, kIs = 2;
+
+  void SetUp() override {
+    world_.set_storage(kWas, "a file");
+    StoreCopiedTest::SetUp();
+    create("a", kMiB);
+    fill("a", 0, 4096, 'x');
+    ok(device("a")->flush());
+    fill("a", 4096, 4096, 'y');
+    AttachmentRow row;
+    row.target = "loop";
+    row.device = "/dev/loop3";
+    EXPECT_TRUE(runtime_->sync_wait(store_->add_attachment("a", row)).ok());
+    uuid_ = store_->uuid();
+  }
+  void come_back(const std::string& under_old, const std::string& under_new) {
+    store_.reset();
+    boot();
+    world_.set_mount_count(world_.mount_count() + 1);
+    world_.set_device(kIs);
+    world_.set_storage(kWas, under_old);
+    world_.set_storage(kIs, under_new);
+    open();
+  }
+  void expect_copy() {
+    EXPECT_NE(store_->uuid(), uuid_);
+    EXPECT_EQ(pool().copied_from, uuid_);
+    EXPECT_EQ(runtime_->sync_wait(store_->attachments()).size(), 0u);
+    EXPECT_EQ(at("a", 0), 'x');
+    EXPECT_EQ(at("a", 4096), '\0');
+  }
+
+  std::string uuid_;
+};
+
+TEST_F(StoreMovedTest, AnotherNumberOfTheSameStorageIsTheStore) {
+  come_back("", "a file");
+  EXPECT_EQ(store_->uuid(), uuid_);
+  EXPECT_EQ(pool().copied_from, "");
+  EXPECT_EQ(runtime_->sync_wait(store_->attachments()).size(), 1u);
+  EXPECT_EQ(at("a", 0), 'x');
+  EXPECT_EQ(at("a", 4096), 'y');
+  // And back.
+  ok(store_->close());
+  store_.reset();
+  world_.set_device(kWas);
+  world_.set_storage(kWas, "a file");
+  world_.set_storage(kIs, "");
+  open();
+  EXPECT_EQ(store_->uuid(), uuid_);
+  EXPECT_EQ(pool().warning, "");
+}
+
+TEST_F(StoreMovedTest, AnotherStorageIsACopy) {
+  come_back("a file", "a copy of the file");
+  expect_copy();
+}
+
+TEST_F(StoreMovedTest, AnotherStorageIsACopyThoughTheOriginalIsGone) {
+  come_back("", "a copy of the file");
+  expect_copy();
+}
+
+TEST_F(StoreMovedTest, WhatIsThereUnderBothNumbersIsACopy) {
+  come_back("a file", "a file");
+  expect_copy();
+}
+
+TEST_F(StoreMovedTest, WhatCannotBeToldIsACopy) {
+  come_back("", "");
+  expect_copy();
+}
+
 }  // namespace
 }  // namespace voltree

@@ -1,6 +1,8 @@
 // I10: after a failed fsync or catalog commit the store is read-only, and no fsync is tried again.
 #include <gtest/gtest.h>
 
+#include <optional>
+
 #include "blockstore/runtime/sim_runtime.h"
 #include "blockstore/store.h"
 #include "tests/blockstore/faulty_runtime.h"
@@ -187,6 +189,78 @@ TEST_F(StoreFaultTest, I3_AReplaceIsThereAfterItsCommitAndNotBefore) {
   }
   EXPECT_GT(failures, 1);
   EXPECT_TRUE(runtime_.sync_wait(store_->close()).ok());
+}
+
+// An unaligned write has read the block whose edges it keeps, as far as the engine; the host has
+// not done it yet.
+class HeldWriteTest : public StoreFaultTest {
+ protected:
+  void SetUp() override {
+    StoreFaultTest::SetUp();
+    for (const char what : {'x', 'y'}) {
+      const std::vector<std::byte> all(std::size_t{1} << 20, static_cast<std::byte>(what));
+      ASSERT_TRUE(runtime_.sync_wait(device_->write(0, all, {})).ok());
+      ASSERT_TRUE(runtime_.sync_wait(device_->flush()).ok());
+      if (what == 'x') {
+        ASSERT_TRUE(runtime_.sync_wait(store_->snapshot("a", "s")).ok());
+      }
+    }
+  }
+  void begin_write(std::uint64_t offset_bytes) {
+    runtime_.faults().hold_read = true;
+    runtime_.run_until_done([](HeldWriteTest& test, std::uint64_t at) -> Task<void> {
+      spawn(*Executor::current(), [](HeldWriteTest& of, std::uint64_t where) -> Task<void> {
+        const std::vector<std::byte> sector(512, std::byte{'z'});
+        of.written_ = co_await of.device_->write(where, sector, {});
+      }(test, at));
+      co_await test.runtime_.faults().held.wait();
+    }(*this, offset_bytes));
+  }
+  void begin(Task<Status> task, std::optional<Status>& ended) {
+    spawn(sim_.executor(0), [](Task<Status> body, std::optional<Status>& out) -> Task<void> {
+      out = co_await std::move(body);
+    }(std::move(task), ended));
+    sim_.run_until_idle();
+  }
+  void release() {
+    spawn(sim_.executor(0), [](testing::Faults& faults) -> Task<void> {
+      faults.release();
+      co_return;
+    }(runtime_.faults()));
+    sim_.run_until_idle();
+  }
+
+  std::optional<Status> written_;
+};
+
+// I8: the bytes that it has read are not to be overwritten under it, which would be damage to it.
+TEST_F(HeldWriteTest, TheEraserWaitsForReads) {
+  begin_write((1 << 20) - 1024);
+  ASSERT_TRUE(runtime_.sync_wait(store_->resize("a", 1 << 19, true)).ok());
+  std::optional<Status> erased;
+  begin(store_->wait_erased(0), erased);
+  EXPECT_FALSE(erased);
+  EXPECT_FALSE(written_);
+  release();
+  ASSERT_TRUE(erased && written_);
+  EXPECT_TRUE(erased->ok()) << erased->message();
+  EXPECT_EQ(written_->code(), Code::kInvalid) << written_->message();  // the volume shrank
+  EXPECT_EQ(store_->counters().checksum_errors, 0u);
+}
+
+// I8: what it has read of the old contents must not come back into the new ones.
+TEST_F(HeldWriteTest, ARevertComesAfterIt) {
+  begin_write(512);
+  std::optional<Status> reverted;
+  begin(store_->revert("a", "s", {}), reverted);
+  EXPECT_FALSE(reverted);
+  release();
+  ASSERT_TRUE(reverted && written_);
+  EXPECT_TRUE(reverted->ok()) << reverted->message();
+  EXPECT_TRUE(written_->ok()) << written_->message();
+  std::vector<std::byte> got(kBlockBytes);
+  ASSERT_TRUE(runtime_.sync_wait(device_->read(0, got)).ok());
+  EXPECT_EQ(got, std::vector<std::byte>(kBlockBytes, std::byte{'x'}));
 }
 
 }  // namespace

@@ -31,6 +31,12 @@ class StoreMissingTest : public StoreTest {
     SyncWatch syncs;
     ok(Layer::unlink_files(runtime_->fs(), "/store", layer, syncs));
   }
+  void make_hole_of_sums(LayerId layer) {
+    auto sums = runtime_->fs().open(Layer::sum_path("/store", layer), {});
+    const std::uint64_t length = *(*sums)->size_bytes();
+    ok((*sums)->truncate(0));
+    ok((*sums)->truncate(length));
+  }
   Code read_code(const std::string& name, std::uint64_t offset) {
     Bytes out(kBlockBytes);
     return code(device(name)->read(offset, out));
@@ -170,6 +176,30 @@ TEST_F(StoreMissingTest, I9_SumsThatWereCutOffAreNoDiscard) {
   ok((*sums)->truncate(0));
   open();
   EXPECT_EQ(read_code("other", 0), Code::kDamaged);
+  remove("other");
+  ok(store_->wait_erased(0));
+}
+
+// Sums that are all 0 are a hole on a host that stores no zeros.
+TEST_F(StoreMissingTest, I5_ADiscardThatLeftAHoleForSumsIsThere) {
+  ok(device("other")->flush());
+  ok(device("other")->write_zeroes(0, kMiB, {}));
+  store_.reset();
+  boot();
+  make_hole_of_sums(3);
+  open();
+  EXPECT_EQ(at("other", 0, kMiB), '\0');
+}
+
+TEST_F(StoreMissingTest, I9_SumsThatAreAHoleAreNoDiscard) {
+  ok(device("other")->flush());
+  fill("other", 0, 4096, 'z');  // in a dirty region now
+  store_.reset();
+  boot();
+  make_hole_of_sums(3);
+  open();
+  EXPECT_EQ(read_code("other", 0), Code::kDamaged);
+  EXPECT_EQ(at("a", 4096), 'y');
   remove("other");
   ok(store_->wait_erased(0));
 }

@@ -189,6 +189,40 @@ TEST_F(StoreRepairTest, I10_AFailedSyncOfTheCopyMakesTheStoreReadOnly) {
   kill_and_reopen();
 }
 
+TEST_F(StoreRepairTest, ReservesCertificatesAndEraseOptionsAreRebuilt) {
+  make_history();
+  create("gone", kMiB);
+  fill("gone", 0, kMiB, 'g');
+  ok(device("gone")->flush());
+  remove("gone");
+  ok(store_->wait_erased(0));
+  const auto certificates = *runtime_->sync_wait(store_->certificates(0, 10));
+  EXPECT_EQ(certificates.size(), 1u);
+  ok(store_->set_reserve("a", kMiB));
+  ok(store_->set_reserve("c", kMiB));
+  ok(store_->set_reserve("a", 0));
+  DeleteOptions options;
+  options.erase_first_bytes = 8192;
+  options.erase_io_priority = *parse_io_priority("idle");
+  EXPECT_TRUE(runtime_->sync_wait(store_->remove("blue", options)).ok());  // and it waits
+  close();
+  expect_copy_says_what_the_catalog_says();
+  lose_catalog();
+  EXPECT_EQ(lost(rebuild()), "");
+  open();
+  EXPECT_EQ(*runtime_->sync_wait(store_->certificates(0, 10)), certificates);
+  EXPECT_EQ(runtime_->sync_wait(store_->info("c"))->reserve_bytes, kMiB);
+  EXPECT_EQ(runtime_->sync_wait(store_->info("a"))->reserve_bytes, 0u);
+  const auto queue = runtime_->sync_wait(store_->erase_queue());
+  ASSERT_EQ(queue.size(), 1u);
+  EXPECT_EQ(queue[0].request.first_bytes, 8192u);
+  EXPECT_EQ(io_priority_name(queue[0].request.io_priority), "idle");
+  ok(store_->wait_erased(0));
+  close();
+  expect_copy_says_what_the_catalog_says();
+  open();
+}
+
 TEST_F(StoreRepairTest, ALostCatalogIsRebuilt) {
   make_history();
   close();

@@ -2,8 +2,11 @@
 #include <fmt/core.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstdio>
+#include <random>
 
 #include "tests/crash/crash_run.h"
 #include "tests/crash/fault_run.h"
@@ -18,7 +21,9 @@ struct Campaign {
   std::uint64_t count = ~std::uint64_t{0};
   std::uint64_t step = 1;  // with `first`: shares of one campaign
   std::uint64_t seconds = ~std::uint64_t{0};
-  std::size_t power_losses = 2;  // of each fault
+  std::size_t power_losses = 2;   // of each fault
+  std::size_t fault_length = 24;  // of the workloads that faults --together takes
+  std::size_t calls = 24;         // of each of them and kind of fault
   bool keep_going = false;
   bool sectors = false;
   bool together = false;
@@ -30,55 +35,85 @@ class Runner {
   explicit Runner(const Campaign& campaign) : campaign_(campaign) {}
 
   int sequences() {
+    const auto tell_so_far = [this](auto... where) { tell_states(where...); };
     std::uint64_t all = 1;
     for (std::size_t i = 0; i < campaign_.length; ++i) all *= alphabet().size();
-    return run(all, [this](std::uint64_t number) {
-      std::vector<Op> ops = prologue();
-      for (std::size_t i = 0; i < campaign_.length; ++i, number /= alphabet().size()) {
-        ops.push_back(alphabet()[number % alphabet().size()]);
-      }
-      // What the shorter sequences ended in was looked at with them.
-      return hold(ops, prologue().size() + campaign_.length - 1, 1);
-    });
+    return run(
+        all,
+        [this](std::uint64_t number) {
+          std::vector<Op> ops = prologue();
+          for (std::size_t i = 0; i < campaign_.length; ++i, number /= alphabet().size()) {
+            ops.push_back(alphabet()[number % alphabet().size()]);
+          }
+          // What the shorter sequences ended in was looked at with them.
+          return hold(ops, prologue().size() + campaign_.length - 1, 1);
+        },
+        tell_so_far);
   }
 
   int random() {
-    return run(~std::uint64_t{0}, [this](std::uint64_t seed) {
-      const std::uint64_t unit_bytes = campaign_.sectors ? kSectorBytes : kBlockBytes;
-      if (campaign_.together) {
-        return hold(random_concurrent_workload(seed, campaign_.length, unit_bytes), 0, seed);
-      }
-      return hold(random_workload(seed, campaign_.length, unit_bytes), 0, seed);
-    });
+    const auto tell_so_far = [this](auto... where) { tell_states(where...); };
+    return run(
+        ~std::uint64_t{0},
+        [this](std::uint64_t seed) {
+          const std::uint64_t unit_bytes = campaign_.sectors ? kSectorBytes : kBlockBytes;
+          if (campaign_.together) {
+            return hold(random_concurrent_workload(seed, campaign_.length, unit_bytes), 0, seed);
+          }
+          return hold(random_workload(seed, campaign_.length, unit_bytes), 0, seed);
+        },
+        tell_so_far);
   }
 
   // Every kind of fault at every call of the standard workload.
   int faults() {
     const std::vector<Op> ops = standard_workload();
-    std::uint64_t violations = 0;
     for (std::size_t number = 0; number < kFaultKinds; ++number) {
       const auto kind = static_cast<FaultKind>(number);
       const std::vector<std::uint64_t> calls = calls_for(ops, 1, kind);
       if (calls.empty()) return 1;
-      FaultCounts counts;
+      std::vector<std::uint64_t> share;
       for (std::size_t i = campaign_.first; i < calls.size(); i += campaign_.step) {
-        const auto failure = run_with_fault(ops, 1, kind, calls[i], campaign_.power_losses, counts);
-        if (!failure) continue;
-        ++violations;
-        std::printf("VIOLATION: %s\n", failure->what.c_str());
-        std::fflush(stdout);
-        if (!campaign_.keep_going) return 1;
+        share.push_back(calls[i]);
       }
-      std::printf("%s\n",
-                  fmt::format("{}: {} of {} calls; in {} an operation was refused, in {} the store "
-                              "went read-only; {} power losses after them",
-                              fault_name(kind), counts.runs, calls.size(), counts.refused,
-                              counts.read_only, counts.power_losses)
-                      .c_str());
-      std::fflush(stdout);
+      FaultCounts counts;
+      if (!fault_at(ops, 1, kind, share, counts)) return 1;
+      tell(kind, counts);
     }
-    std::printf("%llu violations\n", static_cast<unsigned long long>(violations));
-    return violations == 0 ? 0 : 1;
+    return end_faults();
+  }
+
+  // Every kind of fault while operations are under way at the same time, a workload a seed: at so
+  // many of its calls.
+  int faults_together() {
+    std::array<FaultCounts, kFaultKinds> counts;
+    const auto tell_so_far = [&](std::uint64_t done, std::uint64_t at) {
+      FaultCounts all;
+      for (const FaultCounts& one : counts) all.add(one);
+      std::printf("%s\n", fmt::format("{} workloads (at {}): {} faults, {} power losses", done, at,
+                                      all.runs, all.power_losses)
+                              .c_str());
+      std::fflush(stdout);
+    };
+    const auto one = [&](std::uint64_t seed) {
+      const std::vector<Op> ops = random_concurrent_workload(
+          seed, campaign_.fault_length, seed % 2 == 0 ? kBlockBytes : kSectorBytes);
+      std::mt19937_64 random(seed);
+      for (std::size_t number = 0; number < kFaultKinds; ++number) {
+        const auto kind = static_cast<FaultKind>(number);
+        std::vector<std::uint64_t> calls = calls_for(ops, seed, kind, true);
+        std::shuffle(calls.begin(), calls.end(), random);
+        calls.resize(std::min(calls.size(), campaign_.calls));
+        if (!fault_at(ops, seed, kind, calls, counts[number])) return false;
+      }
+      return true;
+    };
+    const int status = run(~std::uint64_t{0}, one, tell_so_far);
+    for (std::size_t number = 0; number < kFaultKinds; ++number) {
+      tell(static_cast<FaultKind>(number), counts[number]);
+    }
+    const int ended = end_faults();
+    return status != 0 ? status : ended;
   }
 
   // Every bit of every file of a store that was stopped in order, and of the catalog and its log of
@@ -107,6 +142,36 @@ class Runner {
   }
 
  private:
+  // False: a violation that ends the campaign.
+  bool fault_at(const std::vector<Op>& ops, std::uint64_t seed, FaultKind kind,
+                const std::vector<std::uint64_t>& calls, FaultCounts& counts) {
+    for (const std::uint64_t call : calls) {
+      const auto failure = run_with_fault(ops, seed, kind, call, campaign_.power_losses, counts);
+      if (!failure) continue;
+      ++violations_;
+      std::printf("VIOLATION, seed %llu: %s\n  %s\n", static_cast<unsigned long long>(seed),
+                  failure->what.c_str(), to_text(ops).c_str());
+      std::fflush(stdout);
+      if (!campaign_.keep_going) return false;
+    }
+    return true;
+  }
+
+  static void tell(FaultKind kind, const FaultCounts& counts) {
+    std::printf("%s\n",
+                fmt::format("{}: at {} calls; in {} an operation was refused, in {} the store "
+                            "went read-only; {} power losses after them",
+                            fault_name(kind), counts.runs, counts.refused, counts.read_only,
+                            counts.power_losses)
+                    .c_str());
+    std::fflush(stdout);
+  }
+
+  int end_faults() const {
+    std::printf("%llu violations\n", static_cast<unsigned long long>(violations_));
+    return violations_ == 0 ? 0 : 1;
+  }
+
   bool flip_all(FlipStore& store, const FlipStore::Target& target, bool open, FlipCounts& counts) {
     constexpr std::uint64_t kPageBits = SimInode::kPageBytes * 8;
     // The in-flight table is 32 pages of equal slots: the first one stands for them.
@@ -131,8 +196,8 @@ class Runner {
     return true;
   }
 
-  template <typename One>
-  int run(std::uint64_t all, One one) {
+  template <typename One, typename Tell>
+  int run(std::uint64_t all, One one, Tell tell_so_far) {
     const auto begin = std::chrono::steady_clock::now();
     const auto elapsed = [&] {
       return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::steady_clock::now() -
@@ -146,14 +211,14 @@ class Runner {
       if (!one(number)) return 1;
       if (static_cast<std::uint64_t>(elapsed().count()) / 60 > told) {
         told = static_cast<std::uint64_t>(elapsed().count()) / 60;
-        tell(done, number);
+        tell_so_far(done, number);
       }
     }
-    tell(done, 0);
+    tell_so_far(done, 0);
     return 0;
   }
 
-  void tell(std::uint64_t done, std::uint64_t at) const {
+  void tell_states(std::uint64_t done, std::uint64_t at) const {
     std::printf("%s\n",
                 fmt::format("{} workloads (at {}): {} crash points, {} distinct crash states, {} "
                             "distinct crashes in recovery, {} deaths of the daemon; no violation",
@@ -181,6 +246,7 @@ class Runner {
 
   const Campaign& campaign_;
   Counts counts_;
+  std::uint64_t violations_ = 0;
 };
 
 }  // namespace
@@ -207,8 +273,14 @@ int main(int argc, char** argv) {
   random->add_flag("--sectors", campaign.sectors, "Sizes and places that are no whole blocks");
   random->add_flag("--together", campaign.together, "Operations at the same time");
   CLI::App* faults = app.add_subcommand("faults", "Every kind of fault at every call");
-  faults->add_option("--first", campaign.first, "The first call");
-  faults->add_option("--step", campaign.step, "Every so many calls: shares of one campaign");
+  faults->add_option("--first", campaign.first, "The first call, or seed");
+  faults->add_option("--step", campaign.step, "Every so many: shares of one campaign");
+  CLI::Option* together = faults->add_flag("--together", campaign.together,
+                                           "Operations at the same time, a workload a seed");
+  faults->add_option("--count", campaign.count, "How many seeds")->needs(together);
+  faults->add_option("--seconds", campaign.seconds, "At most")->needs(together);
+  faults->add_option("--length", campaign.fault_length, "Operations")->needs(together);
+  faults->add_option("--calls", campaign.calls, "Of each seed and kind of fault")->needs(together);
   faults->add_option("--power-losses", campaign.power_losses, "After each fault, so many");
   faults->add_flag("--keep-going", campaign.keep_going, "Tell all violations");
   CLI::App* flips = app.add_subcommand("flips", "Every bit of every file of a store");
@@ -217,7 +289,7 @@ int main(int argc, char** argv) {
   flips->add_flag("--keep-going", campaign.keep_going, "Tell all violations");
   CLI11_PARSE(app, argc, argv);
   voltree::crash::Runner runner(campaign);
-  if (faults->parsed()) return runner.faults();
+  if (faults->parsed()) return campaign.together ? runner.faults_together() : runner.faults();
   if (flips->parsed()) return runner.flips();
   return sequences->parsed() ? runner.sequences() : runner.random();
 }

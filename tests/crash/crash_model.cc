@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <set>
 
 namespace voltree::crash {
 namespace {
@@ -60,12 +59,14 @@ std::optional<Tag> tag_of(std::span<const std::byte> sector, std::uint64_t numbe
 void SectorTags::write(Tag tag) {
   tags.push_back(tag);
   acknowledged = tags.size() - 1;
-  may_be_damaged = false;
 }
 
-void SectorTags::flush() {
-  tags.erase(tags.begin(), tags.begin() + static_cast<std::ptrdiff_t>(acknowledged));
-  acknowledged = 0;
+void SectorTags::flush() { forget(acknowledged); }
+
+void SectorTags::forget(std::size_t count) {
+  tags.erase(tags.begin(), tags.begin() + static_cast<std::ptrdiff_t>(count));
+  acknowledged -= count;
+  torn -= std::min(torn, count);
 }
 
 // The death of a daemon loses nothing that was acknowledged.
@@ -180,77 +181,99 @@ Expectation during(const StoreModel& model, const Op& op, Tag tag) {
 
 Together::Together(const StoreModel& before, const std::vector<Op>& ops, Tag tag)
     : before_(before), ops_(ops), trying_(before) {
-  for (const Op& op : ops_) {
+  for (const auto& [name, node] : before) acknowledged_[name].resize(node.sectors.size());
+  for (std::size_t i = 0; i < ops_.size(); ++i, ++tag) {
+    const Op& op = ops_[i];
     const Tag made = op.kind == Kind::kDiscard ? 0 : tag;
     if (op.writes()) {
       for_each_sector(trying_, op, [made](SectorTags& sector) { sector.try_write(made); });
     }
-    if (op.kind == Kind::kSnapshot || op.kind == Kind::kSnapshotGroup || op.kind == Kind::kClone) {
-      fork_ = &op;
-    }
-    ++tag;
+    if (op.forks()) fork_ = i;
+  }
+}
+
+void Together::began(std::size_t index) {
+  const Op& op = ops_[index];
+  if (op.forks() || op.kind == Kind::kFlush || op.kind == Kind::kWriteFua) {
+    at_begin_[index] = acknowledged_;
   }
 }
 
 void Together::done(std::size_t index) {
   const Op& op = ops_[index];
-  fork_done_ |= &op == fork_;
-  if (!op.writes()) return;
-  // Which of the group's writes to a sector was the last one is not known.
-  std::vector<SectorTags>& sectors = trying_.at(op.a).sectors;
-  const std::uint64_t first = op.offset_bytes() / kSectorBytes;
-  for (std::uint64_t i = first; i < first + op.length_bytes() / kSectorBytes; ++i) {
-    sectors[i].acknowledged = before_.at(op.a).sectors[i].tags.size();
+  if (op.writes()) {
+    // Which of the group's writes to a sector was the last one is not known.
+    std::vector<SectorTags>& sectors = trying_.at(op.a).sectors;
+    const std::uint64_t first = op.offset_bytes() / kSectorBytes;
+    for (std::uint64_t i = first; i < first + op.length_bytes() / kSectorBytes; ++i) {
+      sectors[i].acknowledged = before_.at(op.a).sectors[i].tags.size();
+      acknowledged_.at(op.a)[i] = true;
+      // Its own flush comes after it.
+      if (op.kind == Kind::kWriteFua) at_begin_.at(index).at(op.a)[i] = true;
+    }
+  }
+  fork_done_ |= index == fork_;
+  const auto began = at_begin_.find(index);
+  if (began == at_begin_.end()) return;
+  cover(volume_of(op.a), began->second);
+  if (op.kind == Kind::kSnapshotGroup) cover(volume_of(op.b), began->second);
+}
+
+void Together::tore(std::size_t index) {
+  for_each_sector(trying_, ops_[index], [](SectorTags& sector) { sector.tear(); });
+}
+
+// What was acknowledged when a flush of `name` began is durable.
+void Together::cover(const std::string& name, const Sectors& acknowledged) {
+  const std::vector<SectorTags>& before = before_.at(name).sectors;
+  std::vector<std::size_t>& covered = covered_[name];
+  covered.resize(before.size());
+  for (std::size_t i = 0; i < before.size(); ++i) {
+    const bool anew = acknowledged.at(name)[i];
+    covered[i] = std::max(covered[i], anew ? before[i].tags.size() : before[i].acknowledged);
   }
 }
 
-// The model with what the fork makes.
-StoreModel Together::forked() const {
+StoreModel Together::durable() const {
   StoreModel model = trying_;
+  for (const auto& [name, covered] : covered_) {
+    std::vector<SectorTags>& sectors = model.at(name).sectors;
+    for (std::size_t i = 0; i < sectors.size(); ++i) sectors[i].forget(covered[i]);
+  }
+  return model;
+}
+
+// With what the fork makes.
+StoreModel Together::forked() const {
+  const Op& op = ops_[fork_];
+  StoreModel model = durable();
   const auto fork_of = [&](const std::string& source, const std::string& name) {
     NodeModel& node = model[name];
     node = trying_.at(source);
     const NodeModel& was = before_.at(source);
     for (std::size_t i = 0; i < node.sectors.size(); ++i) {
-      node.sectors[i].acknowledged = was.sectors[i].acknowledged;
+      const bool anew = at_begin_.at(fork_).at(source)[i];
+      node.sectors[i].acknowledged =
+          anew ? was.sectors[i].tags.size() : was.sectors[i].acknowledged;
     }
     node.flush();
   };
-  if (fork_->kind == Kind::kClone) {
-    fork_of(fork_->a, fork_->b);
+  if (op.kind == Kind::kClone) {
+    fork_of(op.a, op.b);
     return model;
   }
-  for (const std::string& name : {fork_->a, fork_->b}) {
+  for (const std::string& name : {op.a, op.b}) {
     if (!name.empty()) fork_of(volume_of(name), name);
   }
   return model;
 }
 
 Expectation Together::expectation() const {
-  if (fork_ == nullptr) return {{trying_}};
+  if (!at_begin_.contains(fork_)) return {{durable()}};
   if (fork_done_) return {{forked()}};
-  return {{trying_, forked()}};
+  return {{durable(), forked()}};
 }
 
-StoreModel Together::result() const {
-  StoreModel model = fork_ == nullptr ? trying_ : forked();
-  std::set<std::string> flushed;
-  for (const Op& op : ops_) {
-    if (op.kind != Kind::kFlush && op.kind != Kind::kWriteFua && &op != fork_) continue;
-    flushed.insert(volume_of(op.a));
-    if (op.kind == Kind::kSnapshotGroup) flushed.insert(volume_of(op.b));
-  }
-  for (const std::string& name : flushed) {
-    std::vector<SectorTags>& sectors = model.at(name).sectors;
-    for (std::size_t i = 0; i < sectors.size(); ++i) {
-      // What was acknowledged before the group is durable.
-      const std::size_t covered = before_.at(name).sectors[i].acknowledged;
-      std::vector<Tag>& tags = sectors[i].tags;
-      tags.erase(tags.begin(), tags.begin() + static_cast<std::ptrdiff_t>(covered));
-      sectors[i].acknowledged -= covered;
-    }
-  }
-  return model;
-}
+StoreModel Together::result() const { return fork_done_ ? forked() : durable(); }
 
 }  // namespace voltree::crash

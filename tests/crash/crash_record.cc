@@ -18,12 +18,9 @@ class Recorder {
     if (status.ok()) status = machine_.start();
     if (!status.ok()) return Failure{fmt::format("making the store: {}", status.message())};
     promise({{model_}}, "idle");
-    for (std::size_t i = 0; i < ops.size(); ++i) {
-      std::vector<Op> together;
-      for (bool more = true; more; i += more ? 1 : 0) {
-        more = ops[i].with_next;
-        if (possible(model_, ops[i])) together.push_back(ops[i]);
-      }
+    for (std::size_t at = 0; at < ops.size();) {
+      std::vector<Op> together = take_group(ops, at);
+      std::erase_if(together, [this](const Op& op) { return !possible(model_, op); });
       if (together.empty()) continue;
       status = together.size() == 1 ? run(together.front()) : run_together(together);
       if (!status.ok()) return Failure{fmt::format("{}: {}", to_text(together), status.message())};
@@ -54,10 +51,17 @@ class Recorder {
     out_.begins.push_back(out_.log.size());
     const std::string text = to_text(ops);
     promise(together.expectation(), text);
-    VT_RETURN_IF_ERROR(machine_.perform_together(ops, tag_ + 1, [&](std::size_t index) {
+    Machine::Watch watch;
+    watch.began = [&](std::size_t index) {
+      together.began(index);
+      if (ops[index].forks()) promise(together.expectation(), text);
+    };
+    watch.ended = [&](std::size_t index, const Status& status) {
+      if (!status.ok()) return;
       together.done(index);
       promise(together.expectation(), fmt::format("{} (done: {})", text, to_text(ops[index])));
-    }));
+    };
+    VT_RETURN_IF_ERROR(machine_.perform_together(ops, tag_ + 1, watch));
     tag_ += ops.size();
     model_ = together.result();
     promise({{model_}}, "after " + text);

@@ -2,9 +2,7 @@
 
 #include <fmt/core.h>
 
-#include <cerrno>
 #include <random>
-#include <utility>
 
 #include "tests/crash/machine.h"
 
@@ -13,144 +11,17 @@ namespace {
 
 using Kind = Op::Kind;
 
-bool is_sync(SimAct act) { return act == SimAct::kSync || act == SimAct::kSyncDir; }
-
-bool takes_space(SimAct act) {
-  return act == SimAct::kWrite || act == SimAct::kAllocate || act == SimAct::kPunch ||
-         act == SimAct::kTruncate || act == SimAct::kCreate || act == SimAct::kRename ||
-         act == SimAct::kMakeDir;
-}
-
-bool is_possible(FaultKind kind, const SimCall& call) {
-  switch (kind) {
-    case FaultKind::kNoSpaceOnce:
-      return takes_space(call.act) || call.act == SimAct::kSync;
-    case FaultKind::kNoSpaceOn:
-    case FaultKind::kHostFull:
-      return takes_space(call.act);
-    case FaultKind::kTorn:
-    case FaultKind::kShort:
-      return call.act == SimAct::kWrite && call.length_bytes >= 2 * kSectorBytes;
-    case FaultKind::kInterrupted:
-      return is_sync(call.act) || call.act == SimAct::kUnlink || call.act == SimAct::kRename;
-    case FaultKind::kLostSync:
-      return call.act == SimAct::kSync;
-    default:
-      return true;
-  }
-}
-
-// What is to fail, and what has.
-class Host {
- public:
-  Host(SimWorld& world, SimLog& log, FaultKind kind, std::uint64_t call)
-      : world_(world), log_(log), kind_(kind), call_(call) {
-    world_.set_fault([this](const SimCall& one) { return fault(one); });
-  }
-  const std::vector<std::uint64_t>& possible() const { return possible_; }
-  bool happened() const { return happened_; }
-  bool lasts() const {
-    return happened_ && !lifted_ &&
-           (kind_ == FaultKind::kIoErrorOn || kind_ == FaultKind::kNoSpaceOn);
-  }
-  bool full() const { return happened_ && !lifted_ && kind_ == FaultKind::kHostFull; }
-  bool lost_sums() const { return lost_sums_; }
-  bool sync_failed() const { return sync_failed_; }
-  bool copy_sync_failed() const { return copy_sync_failed_; }
-  bool take_sync_failed() { return std::exchange(sync_failed_, false); }
-  bool tore_a_layer() const { return tore_a_layer_; }
-  bool lost_pages() const { return lost_pages_; }
-  std::string where() const { return where_; }
-  void lift() {
-    lifted_ = true;
-    world_.set_capacity(SimWorldOptions().capacity_bytes);
-  }
-
- private:
-  SimFault fault(const SimCall& one) {
-    ++calls_;
-    if (calls_ < call_) {
-      if (is_possible(kind_, one)) possible_.push_back(calls_);
-      return {};
-    }
-    if (lifted_) return {};
-    if (calls_ == call_) {
-      happened_ = is_possible(kind_, one);
-      where_ = fmt::format("call {} ({}, {})", calls_, static_cast<int>(one.act), one.path);
-    }
-    if (!happened_ || (calls_ != call_ && (!lasts() || !is_possible(kind_, one)))) return {};
-    return fail(one);
-  }
-
-  SimFault fail(const SimCall& one) {
-    SimFault fault{Status::from_errno(EIO, "injected"), 0};
-    switch (kind_) {
-      case FaultKind::kNoSpaceOnce:
-      case FaultKind::kNoSpaceOn:
-        fault.status = Status::from_errno(ENOSPC, "injected");
-        break;
-      case FaultKind::kHostFull:
-        world_.set_capacity(world_.used_bytes());
-        return {};
-      case FaultKind::kShort:
-        return {{}, one.length_bytes / kSectorBytes / 2 * kSectorBytes};
-      case FaultKind::kTorn:
-        fault.first_bytes = one.length_bytes / kSectorBytes / 2 * kSectorBytes;
-        tore_a_layer_ = one.path.starts_with("/store/layers/");
-        break;
-      case FaultKind::kInterrupted:
-        fault.status = Status::from_errno(EINTR, "injected");
-        break;
-      case FaultKind::kLostSync: {
-        SimDisk disk(log_);
-        disk.advance(log_.size());
-        disk.durable().revert(*one.inode);
-        lost_pages_ = true;
-        lost_sums_ = one.path.ends_with(".sum");
-        break;
-      }
-      default:
-        break;
-    }
-    // The lineage's copy is written behind what it copies, and its failure is heeded by the next
-    // commit (StoreRepairTest.I10_AFailedSyncOfTheCopyMakesTheStoreReadOnly).
-    const bool of_copy = one.path.find("/lineage") != std::string::npos;
-    sync_failed_ |= is_sync(one.act) && !of_copy;
-    copy_sync_failed_ |= is_sync(one.act) && of_copy;
-    return fault;
-  }
-
-  SimWorld& world_;
-  SimLog& log_;
-  const FaultKind kind_;
-  const std::uint64_t call_;
-  std::uint64_t calls_ = 0;
-  std::vector<std::uint64_t> possible_;  // before `call_`
-  bool happened_ = false;
-  bool lifted_ = false;
-  bool sync_failed_ = false;
-  bool copy_sync_failed_ = false;
-  bool tore_a_layer_ = false;
-  bool lost_pages_ = false;
-  bool lost_sums_ = false;
-  std::string where_;
-};
-
 class FaultRun {
  public:
   FaultRun(const std::vector<Op>& ops, std::uint64_t seed, FaultKind kind, std::uint64_t call)
-      : ops_(ops), random_(seed), machine_(world_, seed), host_(world_, log_, kind, call) {
+      : ops_(ops), random_(seed), host_(world_, log_, kind, call), machine_(world_, seed) {
     world_.record(&log_);
   }
-  const Host& host() const { return host_; }
+  const FaultyHost& host() const { return host_; }
 
   std::optional<std::string> run(std::size_t power_losses, FaultCounts& counts) {
     if (auto wrong = make()) return wrong;
-    for (const Op& op : ops_) {
-      if (machine_.store() == nullptr || stopped_) break;
-      if (!possible(expected_.either.front(), op)) continue;
-      if (auto wrong = step(op)) return to_text(op) + ": " + *wrong;
-    }
+    if (auto wrong = do_operations()) return wrong;
     if (!host_.happened()) return std::nullopt;
     ++counts.runs;
     counts.refused += refused_ ? 1 : 0;
@@ -229,6 +100,57 @@ class FaultRun {
     return "it does not say that a sync failed: " + pool->warning;
   }
 
+  std::optional<std::string> do_operations() {
+    for (std::size_t at = 0; at < ops_.size();) {
+      if (machine_.store() == nullptr || stopped_) break;
+      std::vector<Op> group = take_group(ops_, at);
+      const StoreModel& model = expected_.either.front();
+      std::erase_if(group, [&model](const Op& op) { return !possible(model, op); });
+      if (group.empty()) continue;
+      const auto wrong = group.size() == 1 ? step(group.front()) : step_together(group);
+      if (wrong) return to_text(group) + *wrong;
+    }
+    return std::nullopt;
+  }
+
+  std::optional<std::string> step_together(const std::vector<Op>& ops) {
+    Together together(expected_.either.front(), ops, tag_ + 1);
+    std::vector<bool> began_read_only(ops.size());
+    std::vector<std::size_t> torn;
+    std::optional<std::string> wrong;
+    bool all_done = true;
+    Machine::Watch watch;
+    watch.began = [&](std::size_t index) {
+      together.began(index);
+      began_read_only[index] = machine_.store()->read_only();
+    };
+    watch.ended = [&](std::size_t index, const Status& status) {
+      const bool upkeep = ops[index].kind == Kind::kSettle;  // there may be nothing to do
+      if (status.ok() && began_read_only[index] && !upkeep) {
+        wrong = "it is acknowledged, though the store was read-only: " + to_text(ops[index]);
+      }
+      if (status.ok()) together.done(index);
+      all_done &= status.ok();
+      if (!status.ok() && ops[index].writes() && host_.tore_a_layer()) torn.push_back(index);
+    };
+    host_.set_together(true);
+    const Status status = machine_.perform_together(ops, tag_ + 1, watch);
+    host_.set_together(false);
+    tag_ += ops.size();
+    for (const std::size_t index : torn) together.tore(index);
+    if (wrong) return wrong;
+    const bool read_only = machine_.store()->read_only();
+    if (host_.sync_failed() && !read_only) return "a sync failed, and the store goes on";
+    if (!all_done && !host_.happened()) return fmt::format("refused: {}", status.message());
+    refused_ |= !all_done;
+    // What the store does not refuse from now on it has not done.
+    expected_ = read_only ? together.expectation() : Expectation{{together.result()}};
+    if (host_.lost_pages()) lose_unflushed();
+    stopped_ = read_only;
+    if (!all_done && !read_only && !host_.lasts()) return machine_.compare(expected_, false);
+    return std::nullopt;
+  }
+
   std::optional<std::string> step(const Op& op) {
     ++tag_;
     const StoreModel before = expected_.either.front();
@@ -271,7 +193,7 @@ class FaultRun {
     std::vector<SectorTags>& sectors = expected_.either.front().at(op.a).sectors;
     const std::uint64_t first = op.offset_bytes() / kSectorBytes;
     for (std::uint64_t i = 0; i < op.length_bytes() / kSectorBytes; ++i) {
-      sectors[first + i].may_be_damaged = true;
+      sectors[first + i].tear();
     }
   }
 
@@ -281,7 +203,7 @@ class FaultRun {
       for (auto& [name, node] : model) {
         for (SectorTags& sector : node.sectors) {
           if (sector.tags.size() == 1) continue;
-          sector.may_be_damaged = true;
+          sector.tear();
           sector.acknowledged = 0;
         }
       }
@@ -344,7 +266,7 @@ class FaultRun {
     for (const StoreModel& model : expected_.either) {
       for (const auto& [name, node] : model) {
         for (const SectorTags& sector : node.sectors) {
-          if (sector.may_be_damaged) return true;
+          if (sector.torn != 0) return true;
         }
       }
     }
@@ -370,8 +292,8 @@ class FaultRun {
   std::mt19937_64 random_;
   SimLog log_;
   SimWorld world_;
-  Machine machine_;
-  Host host_;
+  FaultyHost host_;
+  Machine machine_;  // its end is asked about, too
   Tag tag_ = 0;
   Expectation expected_{{StoreModel{}}};
   bool refused_ = false;
@@ -380,14 +302,6 @@ class FaultRun {
 
 }  // namespace
 
-const char* fault_name(FaultKind kind) {
-  static constexpr const char* kNames[kFaultKinds] = {
-      "EIO once",  "EIO from then on", "ENOSPC once", "ENOSPC from then on",
-      "full host", "torn write",       "short write", "EINTR",
-      "lost sync"};
-  return kNames[static_cast<std::size_t>(kind)];
-}
-
 void FaultCounts::add(const FaultCounts& other) {
   runs += other.runs;
   refused += other.refused;
@@ -395,12 +309,12 @@ void FaultCounts::add(const FaultCounts& other) {
   power_losses += other.power_losses;
 }
 
-std::vector<std::uint64_t> calls_for(const std::vector<Op>& ops, std::uint64_t seed,
-                                     FaultKind kind) {
+std::vector<std::uint64_t> calls_for(const std::vector<Op>& ops, std::uint64_t seed, FaultKind kind,
+                                     bool together) {
   FaultCounts counts;
   FaultRun run(ops, seed, kind, ~std::uint64_t{0});
   if (run.run(0, counts)) return {};
-  return run.host().possible();
+  return together ? run.host().possible_together() : run.host().possible();
 }
 
 std::optional<Failure> run_with_fault(const std::vector<Op>& ops, std::uint64_t seed,

@@ -8,22 +8,9 @@
 #include <vector>
 
 #include "tests/crash/crash_run.h"
+#include "tests/crash/fault_host.h"
 
 namespace voltree::crash {
-
-enum class FaultKind : std::uint8_t {
-  kIoErrorOnce,
-  kIoErrorOn,    // from then on
-  kNoSpaceOnce,  // where a call can say so
-  kNoSpaceOn,    // from then on
-  kHostFull,     // from then on nothing more fits: what is freed can be used again
-  kTorn,         // a write gets there in part, and fails
-  kShort,        // a write gets there in two transfers; a read cannot be told from a whole one
-  kInterrupted,  // EINTR, where it is not tried again: a sync, a name
-  kLostSync,     // a sync fails, and what it should have covered is gone from the page cache, too
-};
-constexpr std::size_t kFaultKinds = 9;
-const char* fault_name(FaultKind kind);
 
 struct FaultCounts {
   std::uint64_t runs = 0;
@@ -34,9 +21,10 @@ struct FaultCounts {
 };
 
 // Those of the workload's calls of the host at which the fault is possible, from 1 on; none when
-// the workload goes wrong without one.
-std::vector<std::uint64_t> calls_for(const std::vector<Op>& ops, std::uint64_t seed,
-                                     FaultKind kind);
+// the workload goes wrong without one. `together`: only those while several operations are under
+// way.
+std::vector<std::uint64_t> calls_for(const std::vector<Op>& ops, std::uint64_t seed, FaultKind kind,
+                                     bool together = false);
 // `call` counts from 1. `power_losses`: so many disks that a power loss may leave at the end.
 std::optional<Failure> run_with_fault(const std::vector<Op>& ops, std::uint64_t seed,
                                       FaultKind kind, std::uint64_t call, std::size_t power_losses,

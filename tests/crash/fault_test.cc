@@ -44,15 +44,37 @@ TEST_P(Fault, AtCallsOfTheStandardWorkload) {
   EXPECT_GT(counts.runs, 25 / kShare);
 }
 
-INSTANTIATE_TEST_SUITE_P(Kinds, Fault,
-                         ::testing::Values(FaultKind::kIoErrorOnce, FaultKind::kIoErrorOn,
-                                           FaultKind::kNoSpaceOnce, FaultKind::kNoSpaceOn,
-                                           FaultKind::kHostFull, FaultKind::kTorn,
-                                           FaultKind::kShort, FaultKind::kInterrupted,
-                                           FaultKind::kLostSync));
+const auto kKinds =
+    ::testing::Values(FaultKind::kIoErrorOnce, FaultKind::kIoErrorOn, FaultKind::kNoSpaceOnce,
+                      FaultKind::kNoSpaceOn, FaultKind::kHostFull, FaultKind::kTorn,
+                      FaultKind::kShort, FaultKind::kInterrupted, FaultKind::kLostSync);
+INSTANTIATE_TEST_SUITE_P(Kinds, Fault, kKinds);
+
+// While groups of writers, flushes, forks and upkeep are under way.
+class FaultTogether : public ::testing::TestWithParam<FaultKind> {};
+
+TEST_P(FaultTogether, AtCallsOfConcurrentWorkloads) {
+  constexpr std::uint64_t kSeeds = 4;
+  constexpr std::size_t kCalls = 8;  // of each
+  FaultCounts counts;
+  for (std::uint64_t seed = 1; seed <= kSeeds; seed += kShare) {
+    const std::vector<Op> ops =
+        random_concurrent_workload(seed, 24, seed % 2 == 0 ? kBlockBytes : kSectorBytes);
+    const std::vector<std::uint64_t> calls = calls_for(ops, seed, GetParam(), true);
+    ASSERT_GE(calls.size(), kCalls) << "seed " << seed;
+    for (std::size_t i = 0; i < kCalls; ++i) {
+      const std::uint64_t call = calls[(2 * i + 1) * calls.size() / (2 * kCalls)];
+      const auto failure = run_with_fault(ops, seed, GetParam(), call, 2, counts);
+      ASSERT_FALSE(failure) << "seed " << seed << ": " << failure->what << "\n" << to_text(ops);
+    }
+  }
+  EXPECT_GE(counts.runs, kCalls);
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds, FaultTogether, kKinds);
 
 // The first one takes what is to be synced, and fails; the others came while it was under way.
-TEST(FaultTogether, WhatWaitsForAFlushThatFailsFails) {
+TEST(FaultTogetherFlush, WhatWaitsForAFlushThatFailsFails) {
   for (std::uint64_t seed = 1; seed <= 8; ++seed) {
     SimWorld world;
     Machine machine(world, seed);
@@ -72,13 +94,120 @@ TEST(FaultTogether, WhatWaitsForAFlushThatFailsFails) {
     const Op flush{Op::Kind::kFlush, "a", "", 0, 0};
     const Op snapshot{Op::Kind::kSnapshot, "a@s", "", 0, 0};
     std::size_t done = 0;
-    const Status status =
-        machine.perform_together({flush, flush, snapshot}, 3, [&](std::size_t) { ++done; });
+    const Status status = machine.perform_together(
+        {flush, flush, snapshot}, 3,
+        {[](std::size_t) {}, [&](std::size_t, const Status& ended) { done += ended.ok(); }});
     EXPECT_TRUE(failed);
     EXPECT_FALSE(status.ok());
     EXPECT_EQ(done, 0u) << "seed " << seed;
     EXPECT_TRUE(machine.store()->read_only());
   }
+}
+
+// The host tells of a failure once: settling is told, and what is synced beside it must not count.
+TEST(FaultTogetherFlush, WhatIsSyncedBesideASettleThatFailsFails) {
+  for (std::uint64_t seed = 1; seed <= 64; ++seed) {
+    SimWorld world;
+    Machine machine(world, seed);
+    ASSERT_TRUE(machine.create().ok());
+    ASSERT_TRUE(machine.start().ok());
+    ASSERT_TRUE(machine.perform({Op::Kind::kCreate, "a", "", 0, 4}, 1).ok());
+    ASSERT_TRUE(machine.perform({Op::Kind::kWrite, "a", "", 0, 2}, 2).ok());
+    bool failed = false;
+    world.set_fault([&](const SimCall& call) {
+      SimFault fault;
+      if (call.act == SimAct::kSync && call.path.find("/layers/") != std::string::npos && !failed) {
+        failed = true;
+        fault.status = Status(Code::kIoError, "a sync that fails");
+      }
+      return fault;
+    });
+    const Op other = seed % 2 == 0 ? Op{Op::Kind::kFlush, "a", "", 0, 0}
+                                   : Op{Op::Kind::kSnapshot, "a@s", "", 0, 0};
+    bool done = false;
+    (void)machine.perform_together(
+        {{Op::Kind::kSettle, "", "", 0, 0}, other}, 3,
+        {[](std::size_t) {},
+         [&](std::size_t index, const Status& ended) { done |= index == 1 && ended.ok(); }});
+    EXPECT_TRUE(failed);
+    EXPECT_FALSE(done) << "seed " << seed;
+    EXPECT_TRUE(machine.store()->read_only());
+  }
+}
+
+// A daemon that met a failure is gone; the next one doubts the page cache, and goes by what matches
+// its checksum.
+class FaultThenDoubt : public ::testing::Test {
+ protected:
+  using Kind = Op::Kind;
+  void begin(std::uint64_t seed) {
+    world_ = std::make_unique<SimWorld>();
+    machine_ = std::make_unique<Machine>(*world_, seed);
+    model_ = StoreModel();
+    tag_ = 0;
+    ASSERT_TRUE(machine_->create().ok());
+    ASSERT_TRUE(machine_->start().ok());
+    ASSERT_TRUE(perform({Kind::kCreate, "a", "", 0, 4}).ok());
+  }
+  Status perform(const Op& op) {
+    const Status status = machine_->perform(op, ++tag_);
+    model_ = status.ok() ? after(model_, op, tag_) : during(model_, op, tag_).either.front();
+    return status;
+  }
+  std::optional<std::string> fail_a_sync_and_look() {
+    world_->set_fault([](const SimCall& call) {
+      return call.act == SimAct::kSync ? SimFault{Status(Code::kIoError, "injected"), 0}
+                                       : SimFault();
+    });
+    EXPECT_FALSE(perform({Kind::kFlush, "a", "", 0, 0}).ok());
+    machine_->kill();
+    world_->set_fault({});
+    EXPECT_TRUE(machine_->start().ok());
+    return machine_->look({{model_}}, false);
+  }
+
+  std::unique_ptr<SimWorld> world_;
+  std::unique_ptr<Machine> machine_;
+  StoreModel model_;
+  Tag tag_ = 0;
+};
+
+// I5: one part of it overwrites what was acknowledged, another fails, and then nothing can be read.
+TEST_F(FaultThenDoubt, WhatAWriteThatFailedHasOverwrittenIsNotLost) {
+  for (std::uint64_t seed = 1; seed <= 8; ++seed) {
+    begin(seed);
+    ASSERT_TRUE(perform({Kind::kWrite, "a", "", 0, 1}).ok());
+    int writes = 0;
+    world_->set_fault([&writes](const SimCall& call) {
+      const bool of_layer = call.inode != nullptr && call.path.starts_with("/store/layers/");
+      if (of_layer && call.act == SimAct::kWrite) ++writes;
+      const bool fails =
+          of_layer && writes >= 2 && (call.act == SimAct::kWrite || call.act == SimAct::kRead);
+      return fails ? SimFault{Status(Code::kIoError, "injected"), 0} : SimFault();
+    });
+    EXPECT_FALSE(perform({Kind::kWrite, "a", "", 0, 2}).ok());  // in place, and a new block
+    EXPECT_EQ(writes, 2);
+    const auto wrong = fail_a_sync_and_look();
+    EXPECT_FALSE(wrong) << "seed " << seed << ": " << *wrong;
+  }
+}
+
+// I5: what it could not punch is no hole to the next one.
+TEST_F(FaultThenDoubt, ADiscardAfterOneThatFailedIsNotLost) {
+  begin(1);
+  ASSERT_TRUE(perform({Kind::kWrite, "a", "", 0, 2}).ok());
+  ASSERT_TRUE(perform({Kind::kFlush, "a", "", 0, 0}).ok());
+  int holes = 0;
+  world_->set_fault([&holes](const SimCall& call) {
+    const bool fails = call.act == SimAct::kPunch && holes++ == 0;
+    return fails ? SimFault{Status(Code::kIoError, "injected"), 0} : SimFault();
+  });
+  EXPECT_FALSE(perform({Kind::kDiscard, "a", "", 0, 2}).ok());
+  EXPECT_FALSE(machine_->look({{model_}}, false));
+  EXPECT_TRUE(perform({Kind::kDiscard, "a", "", 0, 1}).ok());
+  EXPECT_EQ(holes, 2);
+  const auto wrong = fail_a_sync_and_look();
+  EXPECT_FALSE(wrong) << *wrong;
 }
 
 // An init that the power cuts off at any event leaves a store, or a folder that the next init

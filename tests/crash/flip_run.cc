@@ -120,7 +120,7 @@ void FlipStore::make(bool stopped_in_order) {
   for (StoreModel* const one : {&model, &before}) {
     for (auto& [name, node] : *one) {
       if (stopped_in_order) node.flush();
-      for (SectorTags& sector : node.sectors) sector.may_be_damaged = true;
+      for (SectorTags& sector : node.sectors) sector.tear();
     }
   }
   expected_ = {{std::move(model)}};

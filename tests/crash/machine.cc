@@ -38,8 +38,10 @@ std::optional<std::string> compare_bytes(const std::string& name, std::span<cons
   return std::nullopt;
 }
 
-bool may_be_damaged(const Expectation& expectation) {
-  const auto damaged = [](const SectorTags& sector) { return sector.may_be_damaged; };
+bool may_be_damaged(const Expectation& expectation, bool power_loss) {
+  const auto damaged = [power_loss](const SectorTags& sector) {
+    return sector.may_be_damaged(power_loss);
+  };
   for (const StoreModel& model : expectation.either) {
     for (const auto& [name, node] : model) {
       if (std::any_of(node.sectors.begin(), node.sectors.end(), damaged)) return true;
@@ -92,18 +94,15 @@ Status Machine::perform(const Op& op, Tag tag) {
   return wait(act(op, tag));
 }
 
-Status Machine::perform_together(const std::vector<Op>& ops, Tag tag,
-                                 const std::function<void(std::size_t)>& done) {
+Status Machine::perform_together(const std::vector<Op>& ops, Tag tag, const Watch& watch) {
   std::size_t left = ops.size();
   Status failed;
   Event all;
   const auto one = [&](std::size_t index) -> Task<void> {
+    watch.began(index);
     const Status status = co_await act(ops[index], tag + index);
-    if (status.ok()) {
-      done(index);
-    } else if (failed.ok()) {
-      failed = status.with_context(to_text(ops[index]));
-    }
+    watch.ended(index, status);
+    if (failed.ok()) failed = status.with_context(to_text(ops[index]));
     if (--left == 0) all.set();
   };
   runtime_->run_until_done(
@@ -181,7 +180,7 @@ std::optional<std::string> Machine::look(const Expectation& expectation, bool po
   if (!report.ok()) return "check: " + text(report.status());
   // Which blocks are damaged is held to the model when they are read.
   for (const CheckFinding& finding : report->findings) {
-    if (finding.damage && !may_be_damaged(expectation)) return "check: " + finding.what;
+    if (finding.damage && !may_be_damaged(expectation, power_loss)) return "check: " + finding.what;
   }
   return compare(expectation, power_loss);
 }
@@ -215,7 +214,7 @@ std::optional<std::string> Machine::compare_node(const std::string& name, const 
   if (!device.ok()) {
     ++damaged_reads_;
     const bool allowed = device.status().code() == Code::kDamaged && !model.sectors.empty() &&
-                         model.sectors.front().may_be_damaged;
+                         model.sectors.front().may_be_damaged(power_loss);
     if (allowed) return std::nullopt;
     return name + ": " + text(device.status());
   }
@@ -245,7 +244,9 @@ std::optional<std::string> Machine::compare_blocks(BlockDevice& device, const st
     bool allowed = read.code() == Code::kDamaged;
     if (allowed) {
       allowed = false;
-      for (std::uint64_t i = 0; i < count; ++i) allowed |= model.sectors[first + i].may_be_damaged;
+      for (std::uint64_t i = 0; i < count; ++i) {
+        allowed |= model.sectors[first + i].may_be_damaged(power_loss);
+      }
     }
     ++damaged_reads_;
     if (!allowed) return fmt::format("reading {} at sector {}: {}", name, first, text(read));
@@ -253,16 +254,15 @@ std::optional<std::string> Machine::compare_blocks(BlockDevice& device, const st
   return std::nullopt;
 }
 
-// The first block of each volume is, or becomes, full of `value`.
-std::optional<std::string> Machine::fill_volumes(std::byte value, bool write, bool fua) {
+// The first block of each volume becomes full of `value`.
+std::optional<std::string> Machine::fill_volumes(std::byte value, bool fua) {
   for (const NodeName& name : wait(store_->names())) {
     if (!name.snapshot.empty()) continue;
     const auto volume = wait(store_->open_device(name.volume));
     if (!volume.ok()) return "opening again: " + text(volume.status());
     const std::uint64_t length = std::min((*volume)->size_bytes(), kBlockBytes);
     const std::vector<std::byte> data(length, value);
-    Status status;
-    if (write) status = wait((*volume)->write(0, data, {.fua = fua}));
+    Status status = wait((*volume)->write(0, data, {.fua = fua}));
     std::vector<std::byte> back(length);
     if (status.ok()) status = wait((*volume)->read(0, back));
     if (!status.ok()) return "using " + name.volume + ": " + text(status);
@@ -271,18 +271,30 @@ std::optional<std::string> Machine::fill_volumes(std::byte value, bool write, bo
   return std::nullopt;
 }
 
+std::map<std::string, std::vector<std::byte>> Machine::contents() {
+  std::map<std::string, std::vector<std::byte>> all;
+  for (const NodeName& name : wait(store_->names())) {
+    const auto device = wait(store_->open_device(name.str()));
+    if (!device.ok()) continue;
+    std::vector<std::byte>& bytes = all[name.str()];
+    bytes.resize((*device)->size_bytes());
+    if (!wait((*device)->read(0, bytes)).ok()) bytes.clear();
+  }
+  return all;
+}
+
 std::optional<std::string> Machine::use() {
-  if (auto wrong = fill_volumes(std::byte{0x77}, true, true)) return wrong;
+  if (auto wrong = fill_volumes(std::byte{0x77}, true)) return wrong;
   // Over what was flushed, and where nothing was.
   const Status created = wait(store_->create_volume("fresh", 2 * kBlockBytes, std::nullopt));
   if (!created.ok()) return "creating: " + text(created);
-  if (auto wrong = fill_volumes(std::byte{0x78}, true, false)) return wrong;
+  if (auto wrong = fill_volumes(std::byte{0x78}, false)) return wrong;
+  const auto before = contents();
   kill();
   const Status started = start();
   if (!started.ok()) return "the daemon dies once more: " + text(started);
-  if (auto wrong = fill_volumes(std::byte{0x78}, false, false)) {
-    return "the daemon died once more: " + *wrong;
-  }
+  // What an earlier power loss took does not come back.
+  if (contents() != before) return "the daemon died once more, and not all is as it was";
   for (const NodeName& name : wait(store_->names())) {
     const auto removed = wait(store_->remove(name.str(), {}));
     if (!removed.ok()) return "removing " + name.str() + ": " + text(removed.status());

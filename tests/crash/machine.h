@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -39,10 +40,13 @@ class Machine {
   // another one.
   void kill();
   Status perform(const Op& op, Tag tag);
-  // All of them at the same time; `tag` is the first one's. `done` is called as each one ends, with
-  // its index.
-  Status perform_together(const std::vector<Op>& ops, Tag tag,
-                          const std::function<void(std::size_t)>& done);
+  // Called as each of several operations begins and ends, with its index.
+  struct Watch {
+    std::function<void(std::size_t)> began;
+    std::function<void(std::size_t, const Status&)> ended;
+  };
+  // All of them at the same time; `tag` is the first one's. The first failure.
+  Status perform_together(const std::vector<Op>& ops, Tag tag, const Watch& watch);
 
   // What is wrong, if anything is. The store is checked, and each sector of each node read.
   std::optional<std::string> look(const Expectation& expectation, bool power_loss);
@@ -55,7 +59,9 @@ class Machine {
   std::optional<std::string> use();
 
  private:
-  std::optional<std::string> fill_volumes(std::byte value, bool write, bool fua);
+  // Of every node; what cannot be read is empty.
+  std::map<std::string, std::vector<std::byte>> contents();
+  std::optional<std::string> fill_volumes(std::byte value, bool fua);
   void boot();
   void end();
   Task<Status> act(Op op, Tag tag);

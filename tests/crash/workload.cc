@@ -22,6 +22,14 @@ std::string to_text(const std::vector<Op>& ops) {
   return text;
 }
 
+std::vector<Op> take_group(const std::vector<Op>& ops, std::size_t& at) {
+  std::vector<Op> group;
+  do {
+    group.push_back(ops[at++]);
+  } while (group.back().with_next && at < ops.size());
+  return group;
+}
+
 std::vector<Op> prologue() {
   return {{Kind::kCreate, "a", "", 0, 6}, {Kind::kWrite, "a", "", 0, 3},
           {Kind::kFlush, "a", "", 0, 0},  {Kind::kSnapshot, "a@s", "", 0, 0},

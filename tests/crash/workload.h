@@ -44,10 +44,16 @@ struct Op {
   bool writes() const {
     return kind == Kind::kWrite || kind == Kind::kWriteFua || kind == Kind::kDiscard;
   }
+  bool forks() const {
+    return kind == Kind::kSnapshot || kind == Kind::kSnapshotGroup || kind == Kind::kClone;
+  }
 };
 
 std::string to_text(const Op& op);
 std::string to_text(const std::vector<Op>& ops);
+
+// The operations from `at` on that are to be done at the same time; `at` becomes the next one's.
+std::vector<Op> take_group(const std::vector<Op>& ops, std::size_t& at);
 
 // What every sequence begins with: a volume with flushed blocks, a snapshot of it, and writes
 // since.

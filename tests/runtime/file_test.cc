@@ -1,4 +1,10 @@
 #include <fcntl.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <thread>
+#include <vector>
 
 #include "blockstore/runtime/host_fs.h"
 #include "tests/runtime/runtime_kinds.h"
@@ -209,6 +215,35 @@ TEST_P(FileTest, NamesComeAndGo) {
   EXPECT_TRUE(fs().sync_dir(path("d")).ok());
   EXPECT_EQ(fs().list_dir(path("none")).status().code(), Code::kNotFound);
   EXPECT_EQ(fs().rename(path("none"), path("x")).code(), Code::kNotFound);
+}
+
+// Others take every descriptor that there is, and any that is given back for a moment.
+TEST_P(FileTest, AFolderIsSyncedWhereNoDescriptorIsLeft) {
+  if (is_sim()) return;  // its files need none
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+  rlimit few = before;
+  few.rlim_cur = 128;
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &few), 0);
+  std::atomic<bool> stop{false};
+  std::atomic<bool> none_left{false};
+  std::vector<int> taken;
+  std::thread thief([&] {
+    while (!stop) {
+      const int fd = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
+      if (fd >= 0) taken.push_back(fd);
+      if (fd < 0) none_left = true;
+      none_left.notify_all();
+    }
+  });
+  none_left.wait(false);
+  int failures = 0;
+  for (int i = 0; i < 2000; ++i) failures += fs().sync_dir(path("")).ok() ? 0 : 1;
+  stop = true;
+  thief.join();
+  for (const int fd : taken) ::close(fd);
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
+  EXPECT_EQ(failures, 0);
 }
 
 TEST_P(FileTest, AnUnlinkedFileLivesUntilItIsClosed) {
