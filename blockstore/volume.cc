@@ -150,12 +150,8 @@ Task<Status> Volume::flush_shared() {
   const std::uint64_t call = flush_calls_.fetch_add(1, std::memory_order_acq_rel) + 1;
   auto guard = co_await flush_mutex_.lock();
   if (flush_covered_ >= call) co_return Status();
-  // One that failed has taken with it what there was to sync (I10).
-  VT_CO_RETURN_IF_ERROR(engine_.check_writable());
   const std::uint64_t covers = flush_calls_.load(std::memory_order_acquire);
   VT_CO_RETURN_IF_ERROR(co_await flush_now());
-  // The kernel tells of a failure once: settling may have been told of it.
-  VT_CO_RETURN_IF_ERROR(engine_.check_writable());
   flush_covered_ = covers;
   co_return Status();
 }
@@ -181,6 +177,8 @@ Task<Result<FlushRows>> Volume::sync_layers(std::vector<std::shared_ptr<Layer>> 
             [](const auto& a, const auto& b) { return a->id() < b->id(); });
   std::vector<AsyncMutex::Guard> sync_guards;  // in order of id
   for (const auto& layer : layers) sync_guards.push_back(co_await layer->sync_mutex.lock());
+  // One that failed, and for which this one has waited, has taken with it what there was to sync
+  // (I10).
   VT_CO_RETURN_IF_ERROR(engine_.check_writable());
   FlushRows rows;
   IoBatch batch;

@@ -90,8 +90,7 @@ MUTATIONS = [
      'co_return Status();\n  Status committed'),
     ('flush: a later flush counts as covered', V, 'flush_covered_ = covers;', 'flush_covered_ = covers + 1;'),
     ('flush: one that waited for a failed one succeeds', V,
-     '  // One that failed has taken with it what there was to sync (I10).\n'
-     '  VT_CO_RETURN_IF_ERROR(engine_.check_writable());\n', ''),
+     '  VT_CO_RETURN_IF_ERROR(engine_.check_writable());\n  FlushRows rows;', '  FlushRows rows;'),
     ('flush: FUA is not heeded', V, '  if (!options.fua) co_return Status();\n', '  if (options.fua) co_return Status();\n'),
     ('write: new blocks are not pending', IO, '      state.pending_regions.insert(region);\n',
      '      (void)region;\n'),
