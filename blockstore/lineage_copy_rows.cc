@@ -156,6 +156,12 @@ void read_notes(VolumeId id, Fields& fields, CatalogImage& image) {
   }
 }
 
+void read_taken_layer(std::uint64_t id, Fields& fields, CatalogImage& image) {
+  fields.require(id <= UINT32_MAX);
+  image.taken_layers.push_back({static_cast<LayerId>(id), fields.text()});
+  fields.require(image.taken_layers.back().path.starts_with('/'));
+}
+
 bool read_row(CopyTable table, const std::string& key, const std::string& value,
               CatalogImage& image) {
   if (table == CopyTable::kSetting) {
@@ -172,10 +178,15 @@ bool read_row(CopyTable table, const std::string& key, const std::string& value,
   if (!id || !reader.done() || *id == 0 || *id > INT64_MAX) return false;
   using Read = void (*)(std::uint64_t, Fields&, CatalogImage&);
   static const std::map<CopyTable, Read> kReaders = {
-      {CopyTable::kVolume, read_volume},        {CopyTable::kNode, read_node},
-      {CopyTable::kLayer, read_layer},          {CopyTable::kEraseRequest, read_erase_request},
-      {CopyTable::kEraseItem, read_erase_item}, {CopyTable::kAttachment, read_attachment},
-      {CopyTable::kVolumeLimits, read_limits},  {CopyTable::kVolumeNotes, read_notes},
+      {CopyTable::kVolume, read_volume},
+      {CopyTable::kNode, read_node},
+      {CopyTable::kLayer, read_layer},
+      {CopyTable::kEraseRequest, read_erase_request},
+      {CopyTable::kEraseItem, read_erase_item},
+      {CopyTable::kAttachment, read_attachment},
+      {CopyTable::kVolumeLimits, read_limits},
+      {CopyTable::kVolumeNotes, read_notes},
+      {CopyTable::kTakenLayer, read_taken_layer},
   };
   kReaders.at(table)(*id, fields, image);
   return fields.ok();
@@ -232,6 +243,11 @@ CopyRow copy_row(const AttachmentRow& row) {
   return put(CopyTable::kAttachment, row.id, value.time(row.created_ns));
 }
 
+CopyRow copy_row(const TakenLayerRow& row) {
+  Writer value;
+  return put(CopyTable::kTakenLayer, row.layer, value.text(row.path));
+}
+
 CopyRow copy_limits(VolumeId volume, const std::vector<VolumeLimitRow>& rows) {
   if (rows.empty()) return copy_gone(CopyTable::kVolumeLimits, volume);
   Writer value;
@@ -261,6 +277,7 @@ std::vector<CopyRow> copy_rows(const CatalogImage& image) {
   add(image.erase_requests);
   add(image.erase_items);
   add(image.attachments);
+  add(image.taken_layers);
   std::map<VolumeId, std::vector<VolumeLimitRow>> limits;
   for (const VolumeLimitRow& row : image.volume_limits) limits[row.volume].push_back(row);
   for (const auto& [volume, of_it] : limits) rows.push_back(copy_limits(volume, of_it));

@@ -21,6 +21,7 @@ CopyRow copy_row(const LayerRow& row);
 CopyRow copy_row(const EraseRequestRow& row);
 CopyRow copy_row(const EraseItemRow& row);
 CopyRow copy_row(const AttachmentRow& row);
+CopyRow copy_row(const TakenLayerRow& row);
 // All of a volume's; none: the row went.
 CopyRow copy_limits(VolumeId volume, const std::vector<VolumeLimitRow>& rows);
 CopyRow copy_notes(VolumeId volume, const std::vector<VolumeNoteRow>& rows);

@@ -26,6 +26,7 @@ enum class CopyTable : std::uint8_t {
   kAttachment = 8,
   kVolumeLimits = 9,
   kVolumeNotes = 10,
+  kTakenLayer = 11,
 };
 
 struct CopyRow {
