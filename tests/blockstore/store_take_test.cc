@@ -276,6 +276,16 @@ TEST_F(StoreTakeFaultTest, TheOldNameIsTakenMeanwhile) {
   EXPECT_EQ(got, Bytes(kFileBytes, std::byte{'a'}));
   auto other = sim_.fs().open(kPath, {});
   EXPECT_EQ(*(*other)->size_bytes(), 100U);
+  // It is the store's for good, whatever names its layer gets later.
+  const auto extents = runtime_.sync_wait(store_->extents("v"));
+  {
+    auto layer = sim_.fs().open(extents->front().file, {});
+    EXPECT_TRUE((*layer)->link("/in/later").ok());
+  }
+  device->reset();
+  ASSERT_TRUE(runtime_.sync_wait(store_->close()).ok());
+  open();
+  EXPECT_EQ(volumes(), 1U);
   ASSERT_TRUE(runtime_.sync_wait(store_->close()).ok());
 }
 
