@@ -122,6 +122,12 @@ struct VolumeNoteRow {
   std::string text;
 };
 
+// A layer whose data file somebody else's was, on its way to being the store's own (store_take.cc).
+struct TakenLayerRow {
+  LayerId layer = kNoLayer;
+  std::string path;  // the name that the file has to lose
+};
+
 struct AttachmentRow {
   std::uint64_t id = 0;
   NodeId node = kNoNode;
@@ -144,6 +150,7 @@ struct CatalogImage {
   std::vector<VolumeNoteRow> volume_notes;
   std::vector<VolumeReserveRow> volume_reserves;
   std::vector<CertificateRow> certificates;
+  std::vector<TakenLayerRow> taken_layers;
   std::map<std::string, std::string> settings;
   std::map<std::string, std::uint64_t> last_ids;  // by kind
 };
@@ -166,6 +173,9 @@ inline constexpr std::uint64_t kFeatureEraseOptions = 4;
 inline constexpr std::uint64_t kFeatureVolumeReserves = 8;
 // The store has a lineage copy (lineage_copy.h); who does not know it lets it fall behind.
 inline constexpr std::uint64_t kFeatureLineageCopy = 16;
+// The table taken_layer is there; who does not know it may write to a file that is not the store's
+// alone, after a crash while it was taken in.
+inline constexpr std::uint64_t kFeatureTakenLayers = 32;
 inline constexpr std::uint64_t kKnownReadOnlyCompatible = 0;
 // Incompatible. The catalog's pages carry checksums, which who does not know them would not keep.
 inline constexpr std::uint64_t kFeaturePageSums = 1;
@@ -239,6 +249,10 @@ class CatalogDb {
   Status remove_node(NodeId id);
   Status put_layer(const LayerRow& row);
   Status remove_layer(LayerId id);  // its regions go too
+
+  // Its row goes with its layer. A store's first one makes the table and sets kFeatureTakenLayers.
+  Status put_taken_layer(const TakenLayerRow& row);
+  Status remove_taken_layer(LayerId id);
 
   // Replaces the row; an empty state removes it. Ignored when the layer is gone (it was deleted
   // meanwhile).

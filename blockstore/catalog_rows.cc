@@ -145,6 +145,14 @@ VolumeNoteRow read_volume_note(RowReader& row) {
   return note;
 }
 
+TakenLayerRow read_taken_layer(RowReader& row) {
+  TakenLayerRow taken;
+  taken.layer = read_layer_id(row, "layer");
+  taken.path = row.text("path");
+  row.require(taken.path.starts_with('/'), "path is not absolute");
+  return taken;
+}
+
 // Some are made with their first row.
 Result<bool> has_table(Connection& connection, std::string_view table) {
   Query query(connection, "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1");
@@ -237,6 +245,11 @@ Result<CatalogImage> CatalogDb::load() {
     VT_RETURN_IF_ERROR(
         read_table(db, "SELECT volume, reserve_bytes FROM volume_reserve ORDER BY volume",
                    "volume_reserve", read_volume_reserve, image.volume_reserves));
+  }
+  VT_ASSIGN_OR_RETURN(const bool taken, has_table(db, "taken_layer"));
+  if (taken) {
+    VT_RETURN_IF_ERROR(read_table(db, "SELECT layer, path FROM taken_layer ORDER BY layer",
+                                  "taken_layer", read_taken_layer, image.taken_layers));
   }
   VT_ASSIGN_OR_RETURN(const bool notes, has_table(db, "volume_note"));
   if (notes) {
@@ -366,8 +379,27 @@ Status CatalogDb::put_layer(const LayerRow& row) {
 }
 
 Status CatalogDb::remove_layer(LayerId id) {
-  return impl_->remember(remove_by_id(*impl_->connection, "DELETE FROM layer WHERE id = ?1", id),
-                         copy_gone(CopyTable::kLayer, id));
+  Status removed = remove_by_id(*impl_->connection, "DELETE FROM layer WHERE id = ?1", id);
+  removed = impl_->remember(std::move(removed), copy_gone(CopyTable::kLayer, id));
+  return impl_->remember(std::move(removed), copy_gone(CopyTable::kTakenLayer, id));
+}
+
+Status CatalogDb::put_taken_layer(const TakenLayerRow& row) {
+  Connection& db = *impl_->connection;
+  VT_ASSIGN_OR_RETURN(const bool there, has_table(db, "taken_layer"));
+  if (!there) VT_RETURN_IF_ERROR(db.execute(kTakenLayerSchema));
+  Query query(db,
+              "INSERT INTO taken_layer (layer, path) VALUES (?1, ?2) "
+              "ON CONFLICT (layer) DO UPDATE SET path = excluded.path");
+  return impl_->remember(query.bind(row.layer).bind_text(row.path).run(), copy_row(row));
+}
+
+Status CatalogDb::remove_taken_layer(LayerId id) {
+  Connection& db = *impl_->connection;
+  VT_ASSIGN_OR_RETURN(const bool there, has_table(db, "taken_layer"));
+  if (!there) return {};
+  return impl_->remember(remove_by_id(db, "DELETE FROM taken_layer WHERE layer = ?1", id),
+                         copy_gone(CopyTable::kTakenLayer, id));
 }
 
 Status CatalogDb::put_region(const RegionRow& row) {

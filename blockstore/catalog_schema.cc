@@ -147,6 +147,14 @@ CREATE TABLE volume_reserve (
 UPDATE format SET compatible = compatible | 8;
 )sql";
 
+const char* const kTakenLayerSchema = R"sql(
+CREATE TABLE taken_layer (
+  layer INTEGER PRIMARY KEY REFERENCES layer (id) ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED,
+  path  TEXT NOT NULL
+) STRICT;
+UPDATE format SET compatible = compatible | 32;
+)sql";
+
 const char* const kEraseOptionSchema = R"sql(
 CREATE TABLE erase_option (
   request     INTEGER PRIMARY KEY REFERENCES erase_request (id) ON DELETE CASCADE

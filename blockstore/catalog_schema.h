@@ -16,6 +16,8 @@ extern const char* const kVolumeLimitSchema;
 extern const char* const kVolumeNoteSchema;
 // Adds volume_reserve, with the first one.
 extern const char* const kVolumeReserveSchema;
+// Adds taken_layer, with the first file that is taken in.
+extern const char* const kTakenLayerSchema;
 // Adds erase_option, with the first request that has some.
 extern const char* const kEraseOptionSchema;
 

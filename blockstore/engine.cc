@@ -111,7 +111,7 @@ Task<Status> Engine::check_reserve() {
                   "the host is full, and what was kept for deleting is in use: delete something");
 }
 
-Task<Result<std::shared_ptr<Layer>>> Engine::create_layer(NodeId owner, std::uint64_t size_bytes) {
+Task<Result<LayerId>> Engine::new_layer_id() {
   auto guard = co_await layer_id_mutex_.lock();
   if (layer_ids_.empty()) {
     std::vector<LayerId> ids;
@@ -128,8 +128,11 @@ Task<Result<std::shared_ptr<Layer>>> Engine::create_layer(NodeId owner, std::uin
   }
   const LayerId id = layer_ids_.back();
   layer_ids_.pop_back();
-  guard.unlock();
+  co_return id;
+}
 
+Task<Result<std::shared_ptr<Layer>>> Engine::create_layer(NodeId owner, std::uint64_t size_bytes) {
+  VT_CO_ASSIGN_OR_RETURN(const LayerId id, co_await new_layer_id());
   const LayerRow row{id, owner, size_bytes, true, runtime_.wall_now().count()};
   auto layer = std::make_shared<Layer>(runtime_, directory_, row);
   Status made =

@@ -86,6 +86,8 @@ class Engine {
   void on_layer_created(std::function<void(const std::shared_ptr<Layer>&)> listener) {
     layer_created_ = std::move(listener);
   }
+  // One that was never given. Nothing durable bears it yet.
+  Task<Result<LayerId>> new_layer_id();
   // A new empty layer, durable in the catalog as `owner`'s and unsettled.
   Task<Result<std::shared_ptr<Layer>>> create_layer(NodeId owner, std::uint64_t size_bytes);
   // Sets the catalog's unsettled flag before the first write since the layer was settled.

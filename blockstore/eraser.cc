@@ -53,6 +53,13 @@ Result<std::vector<BlockRange>> allocated_ranges(File& file) {
   return ranges;
 }
 
+// What is done to it is done to whoever else has it: a file that is being taken in, or a copy of
+// the store by hard links. Blocking.
+Result<bool> has_other_names(File& file) {
+  VT_ASSIGN_OR_RETURN(const std::uint64_t links, file.links());
+  return links > 1;
+}
+
 std::vector<BlockRange> ranges_of(const ExtentMap& map) {
   std::vector<BlockRange> ranges;
   map.for_each_extent([&ranges](const Extent& extent) {
@@ -199,8 +206,10 @@ Task<Status> Eraser::erase_next(std::uint64_t request_id, std::uint64_t rate_byt
     if (!erased.ok()) co_return erased.status();
     outcome = *erased;
   }
-  if (outcome.missing && request.what.size() < kWhatMaxBytes) {
-    request.what += fmt::format("; layer {:08x} had no file to overwrite", item.layer);
+  if ((outcome.missing || outcome.shared) && request.what.size() < kWhatMaxBytes) {
+    request.what += fmt::format(
+        "; layer {:08x} had {}", item.layer,
+        outcome.missing ? "no file to overwrite" : "another name, and was not overwritten");
   }
   VT_CO_RETURN_IF_ERROR(co_await finish_item(request, item, outcome, last));
   const std::lock_guard lock(mutex_);
@@ -223,16 +232,16 @@ Task<Result<Eraser::Outcome>> Eraser::erase_layer(const EraseItemRow& item,
   const std::string path = Layer::data_path(engine_.directory(), item.layer);
   Outcome outcome;
   std::vector<BlockRange> ranges;
-  auto opened = co_await engine_.runtime().run_blocking(
-      [&fs, &path, &ranges]() -> Result<std::unique_ptr<File>> {
-        VT_ASSIGN_OR_RETURN(const bool there, fs.exists(path));
-        if (!there) return std::unique_ptr<File>();
-        VT_ASSIGN_OR_RETURN(auto file, fs.open(path, {.direct = true}));
-        VT_ASSIGN_OR_RETURN(ranges, allocated_ranges(*file));
-        return file;
-      });
+  auto opened = co_await engine_.runtime().run_blocking([&]() -> Result<std::unique_ptr<File>> {
+    VT_ASSIGN_OR_RETURN(const bool there, fs.exists(path));
+    if (!there) return std::unique_ptr<File>();
+    VT_ASSIGN_OR_RETURN(auto file, fs.open(path, {.direct = true}));
+    VT_ASSIGN_OR_RETURN(ranges, allocated_ranges(*file));
+    VT_ASSIGN_OR_RETURN(outcome.shared, has_other_names(*file));
+    return file;
+  });
   if (!opened.ok()) co_return opened.status();
-  if (*opened != nullptr) {
+  if (*opened != nullptr && !outcome.shared) {
     VT_CO_RETURN_IF_ERROR(
         co_await overwrite(**opened, nullptr, std::move(ranges), request, rate_bytes, outcome));
   }
@@ -260,13 +269,19 @@ Task<Result<Eraser::Outcome>> Eraser::erase_ranges(const EraseItemRow& item,
     co_return outcome;
   }
   VT_CO_RETURN_IF_ERROR(ready);
-  VT_CO_RETURN_IF_ERROR(
-      co_await overwrite(layer->file(true), layer.get(), ranges, request, rate_bytes, outcome));
+  VT_CO_ASSIGN_OR_RETURN(outcome.shared, co_await engine_.runtime().run_blocking([&layer] {
+    return has_other_names(layer->file(true));
+  }));
+  if (!outcome.shared) {
+    VT_CO_RETURN_IF_ERROR(
+        co_await overwrite(layer->file(true), layer.get(), ranges, request, rate_bytes, outcome));
+  }
   for (const BlockRange& range : ranges) {
     VT_CO_RETURN_IF_ERROR(co_await layer->touch_sums(range, true));
     for (std::uint64_t block = range.first; block < range.end(); ++block) {
       layer->set_sum(block, kSumAbsent);
     }
+    if (outcome.shared) continue;
     VT_CO_RETURN_IF_ERROR(co_await layer->file(true).punch_hole(range.first * kBlockBytes,
                                                                 range.count * kBlockBytes));
   }
@@ -287,12 +302,13 @@ Task<Status> Eraser::erase_ranges_of_failed(LayerId layer, std::vector<BlockRang
     if (!there) return std::unique_ptr<File>();
     VT_ASSIGN_OR_RETURN(auto file, fs.open(path, {.direct = true}));
     VT_ASSIGN_OR_RETURN(const std::uint64_t size_bytes, file->size_bytes());
+    VT_ASSIGN_OR_RETURN(outcome.shared, has_other_names(*file));
     end = size_bytes / kBlockBytes;
     return file;
   });
   if (!opened.ok()) co_return opened.status();
   outcome.missing = *opened == nullptr;
-  if (outcome.missing) co_return Status();
+  if (outcome.missing || outcome.shared) co_return Status();
   (void)cut_at(ranges, end);
   VT_CO_RETURN_IF_ERROR(
       co_await overwrite(**opened, nullptr, ranges, request, rate_bytes, outcome));

@@ -47,6 +47,7 @@ class Eraser {
     std::uint64_t erased_bytes = 0;
     std::uint64_t verified_bytes = 0;
     bool missing = false;  // there was no file to overwrite
+    bool shared = false;   // the file has another name, too: what is there is not ours alone
   };
   Task<Status> erase_next(std::uint64_t request, std::uint64_t rate_bytes);
   Task<Result<Outcome>> erase_layer(const EraseItemRow& item, const EraseRequestRow& request,

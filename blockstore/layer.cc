@@ -13,12 +13,8 @@ constexpr std::uint64_t kSumBytes = sizeof(std::uint64_t);
 constexpr std::uint64_t kReserveFactor = 4;
 constexpr std::uint64_t kReserveMinBytes = (std::uint64_t{64} << 30) / kBlockBytes * kSumBytes;
 
-std::uint64_t sum_file_bytes(std::uint64_t size_bytes) {
-  return std::max(blocks_of_bytes(size_bytes) * kSumBytes, kBlockBytes);
-}
-
 std::uint64_t reserve_bytes(std::uint64_t size_bytes) {
-  return std::max(sum_file_bytes(size_bytes) * kReserveFactor, kReserveMinBytes);
+  return std::max(Layer::sum_file_bytes(size_bytes) * kReserveFactor, kReserveMinBytes);
 }
 
 std::string folder_of(const std::string& store_directory, LayerId id) {
@@ -46,20 +42,34 @@ std::string Layer::sum_path(const std::string& store_directory, LayerId id) {
   return data_path(store_directory, id) + ".sum";
 }
 
-Status Layer::create_files(SyncWatch& syncs) {
-  FileSystem& fs = runtime_.fs();
-  const std::string folder = folder_of(store_directory_, id_);
+std::uint64_t Layer::data_file_bytes(std::uint64_t size_bytes) {
+  return blocks_of_bytes(size_bytes) * kBlockBytes;
+}
+
+std::uint64_t Layer::sum_file_bytes(std::uint64_t size_bytes) {
+  return std::max(blocks_of_bytes(size_bytes) * kSumBytes, kBlockBytes);
+}
+
+// A crash between making the files and the catalog row leaves files that no row names: they are
+// started over.
+Status Layer::make_place(FileSystem& fs, const std::string& store_directory, LayerId id,
+                         SyncWatch& syncs) {
+  const std::string folder = folder_of(store_directory, id);
   VT_ASSIGN_OR_RETURN(const bool folder_exists, fs.exists(folder));
   if (!folder_exists) {
     VT_RETURN_IF_ERROR(fs.make_dir(folder));
-    VT_RETURN_IF_ERROR(syncs(fs.sync_dir(store_directory_ + "/layers")));
+    VT_RETURN_IF_ERROR(syncs(fs.sync_dir(store_directory + "/layers")));
   }
-  // A crash between making the files and the catalog row leaves files that no row names: start them
-  // over.
-  VT_RETURN_IF_ERROR(unlink_files(fs, store_directory_, id_, syncs));
+  return unlink_files(fs, store_directory, id, syncs);
+}
+
+Status Layer::create_files(SyncWatch& syncs) {
+  FileSystem& fs = runtime_.fs();
+  const std::string folder = folder_of(store_directory_, id_);
+  VT_RETURN_IF_ERROR(make_place(fs, store_directory_, id_, syncs));
   VT_ASSIGN_OR_RETURN(
       auto data, fs.open(data_path(store_directory_, id_), {.create = true, .exclusive = true}));
-  VT_RETURN_IF_ERROR(data->truncate(blocks_of_bytes(size_bytes()) * kBlockBytes));
+  VT_RETURN_IF_ERROR(data->truncate(data_file_bytes(size_bytes())));
   VT_RETURN_IF_ERROR(syncs(data->sync_sync()));
   VT_ASSIGN_OR_RETURN(
       auto sums, fs.open(sum_path(store_directory_, id_), {.create = true, .exclusive = true}));
@@ -97,7 +107,7 @@ Status Layer::open_files() {
   VT_ASSIGN_OR_RETURN(direct_file_, fs.open(path, {.writable = writable_, .direct = true}));
   VT_ASSIGN_OR_RETURN(cached_file_, fs.open(path, {.writable = writable_}));
   VT_ASSIGN_OR_RETURN(const std::uint64_t length, cached_file_->size_bytes());
-  const std::uint64_t wanted = blocks_of_bytes(size_bytes()) * kBlockBytes;
+  const std::uint64_t wanted = data_file_bytes(size_bytes());
   if (length < wanted) {
     return error(Code::kDamaged, "layer file {} is {} bytes long, but must have {}", path, length,
                  wanted);
@@ -153,7 +163,7 @@ Task<Status> Layer::ensure_open() {
 Result<bool> Layer::grow(std::uint64_t size_bytes) {
   if (size_bytes <= this->size_bytes()) return true;
   if (sum_file_bytes(size_bytes) > sums_reserve_bytes_) return false;
-  VT_RETURN_IF_ERROR(cached_file_->truncate(blocks_of_bytes(size_bytes) * kBlockBytes));
+  VT_RETURN_IF_ERROR(cached_file_->truncate(data_file_bytes(size_bytes)));
   VT_RETURN_IF_ERROR(sums_->grow(sum_file_bytes(size_bytes)));
   size_bytes_.store(size_bytes, std::memory_order_release);
   return true;

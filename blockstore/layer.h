@@ -40,6 +40,13 @@ class Layer {
   static std::string data_path(const std::string& store_directory, LayerId id);
   static std::string sum_path(const std::string& store_directory, LayerId id);
 
+  // Makes a place for the files of layer `id`, which no row names: its folder is durable, and
+  // what a crash left there is gone. Blocking.
+  static Status make_place(FileSystem& fs, const std::string& store_directory, LayerId id,
+                           SyncWatch& syncs);
+  // How long the files of a layer of this size must be.
+  static std::uint64_t data_file_bytes(std::uint64_t size_bytes);
+  static std::uint64_t sum_file_bytes(std::uint64_t size_bytes);
   // Makes both files and their names durable. Blocking.
   Status create_files(SyncWatch& syncs);
   // Removes both files and makes that durable; absent ones are fine. No I/O may be in flight.

@@ -181,6 +181,12 @@ void read_certificate(std::uint64_t id, Fields& fields, CatalogImage& image) {
   image.certificates.push_back({id, fields.text()});
 }
 
+void read_taken_layer(std::uint64_t id, Fields& fields, CatalogImage& image) {
+  fields.require(id <= UINT32_MAX);
+  image.taken_layers.push_back({static_cast<LayerId>(id), fields.text()});
+  fields.require(image.taken_layers.back().path.starts_with('/'));
+}
+
 bool read_row(CopyTable table, const std::string& key, const std::string& value,
               CatalogImage& image) {
   if (table == CopyTable::kSetting) {
@@ -208,6 +214,7 @@ bool read_row(CopyTable table, const std::string& key, const std::string& value,
       {CopyTable::kEraseOption, read_erase_option},
       {CopyTable::kVolumeReserve, read_reserve},
       {CopyTable::kCertificate, read_certificate},
+      {CopyTable::kTakenLayer, read_taken_layer},
   };
   kReaders.at(table)(*id, fields, image);
   return fields.ok();
@@ -283,6 +290,11 @@ CopyRow copy_erase_options(const EraseRequestRow& row) {
   return put(CopyTable::kEraseOption, row.id, value.number(row.io_priority));
 }
 
+CopyRow copy_row(const TakenLayerRow& row) {
+  Writer value;
+  return put(CopyTable::kTakenLayer, row.layer, value.text(row.path));
+}
+
 CopyRow copy_limits(VolumeId volume, const std::vector<VolumeLimitRow>& rows) {
   if (rows.empty()) return copy_gone(CopyTable::kVolumeLimits, volume);
   Writer value;
@@ -318,6 +330,7 @@ std::vector<CopyRow> copy_rows(const CatalogImage& image) {
     CopyRow options = copy_erase_options(row);
     if (options.value) rows.push_back(std::move(options));
   }
+  add(image.taken_layers);
   std::map<VolumeId, std::vector<VolumeLimitRow>> limits;
   for (const VolumeLimitRow& row : image.volume_limits) limits[row.volume].push_back(row);
   for (const auto& [volume, of_it] : limits) rows.push_back(copy_limits(volume, of_it));

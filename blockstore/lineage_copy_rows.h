@@ -26,6 +26,7 @@ CopyRow copy_row(const CertificateRow& row);
 // What a request has beyond its policy; nothing: the row went. A row of its own, so that a voltree
 // that does not know it reads the request.
 CopyRow copy_erase_options(const EraseRequestRow& row);
+CopyRow copy_row(const TakenLayerRow& row);
 // All of a volume's; none: the row went.
 CopyRow copy_limits(VolumeId volume, const std::vector<VolumeLimitRow>& rows);
 CopyRow copy_notes(VolumeId volume, const std::vector<VolumeNoteRow>& rows);

@@ -326,18 +326,41 @@ Result<std::vector<LayerId>> stray_layers(StoreCore& core) {
   return stray;
 }
 
-// A layer whose making was cut off leaves empty files that nothing names. Files that hold data are
-// left for check().
+namespace {
+
+// A file that is taken in has its sums before it has a name in layers/.
+Status remove_stray_sums(StoreCore& core, SyncWatch& syncs) {
+  FileSystem& fs = core.engine.runtime().fs();
+  std::set<LayerId> erased;
+  for (const Eraser::Queued& queued : core.eraser.queue()) {
+    for (const EraseItemRow& item : queued.items) erased.insert(item.layer);
+  }
+  VT_ASSIGN_OR_RETURN(const auto files, layer_files(fs, core.engine.directory()));
+  for (const auto& [id, there] : files) {
+    if (there.data || erased.contains(id) || core.engine.layers().find(id) != nullptr) continue;
+    VT_RETURN_IF_ERROR(Layer::unlink_files(fs, core.engine.directory(), id, syncs));
+  }
+  return {};
+}
+
+}  // namespace
+
+// A layer whose making was cut off leaves empty files that nothing names, and a file that was being
+// taken in a second name, which goes, for its owner has the other. What else holds data is left for
+// check().
 Task<Status> StoreCore::remove_stray_files() {
   co_return co_await engine.run_syncing([this](SyncWatch& syncs) -> Status {
     FileSystem& fs = engine.runtime().fs();
     // A folder that a daemon made and did not live to sync is there, but not for good.
     VT_RETURN_IF_ERROR(syncs(fs.sync_dir(engine.directory() + "/layers")));
+    VT_RETURN_IF_ERROR(remove_stray_sums(*this, syncs));
     VT_ASSIGN_OR_RETURN(const std::vector<LayerId> stray, stray_layers(*this));
     for (const LayerId id : stray) {
       VT_ASSIGN_OR_RETURN(auto file, fs.open(Layer::data_path(engine.directory(), id), {}));
       VT_ASSIGN_OR_RETURN(const std::uint64_t bytes, file->allocated_bytes());
-      if (bytes == 0) VT_RETURN_IF_ERROR(Layer::unlink_files(fs, engine.directory(), id, syncs));
+      VT_ASSIGN_OR_RETURN(const std::uint64_t links, file->links());
+      if (bytes != 0 && links == 1) continue;
+      VT_RETURN_IF_ERROR(Layer::unlink_files(fs, engine.directory(), id, syncs));
     }
     return {};
   });

@@ -71,7 +71,7 @@ int vfs_close(sqlite3_file* file) {
   return SQLITE_OK;
 }
 
-// The page that holds `offset`, checked; SQLite reads whole pages, or a part of the first.
+// The page at `offset`, checked.
 int read_page(OpenFile& open, std::span<std::byte> out, std::uint64_t offset) {
   const std::uint64_t number = offset / kCatalogPageBytes + 1;
   std::array<std::byte, kCatalogPageBytes> page;
@@ -83,7 +83,7 @@ int read_page(OpenFile& open, std::span<std::byte> out, std::uint64_t offset) {
         error(Code::kDamaged, "{}: page {} does not match its checksum", open.path, number),
         SQLITE_IOERR_DATA);
   }
-  std::memcpy(out.data(), page.data() + offset % kCatalogPageBytes, out.size());
+  std::memcpy(out.data(), page.data(), out.size());
   return SQLITE_OK;
 }
 
@@ -96,8 +96,10 @@ int vfs_read(sqlite3_file* file, void* out, int length, sqlite3_int64 offset) {
           ? 0
           : static_cast<std::size_t>(std::min<std::uint64_t>(wanted, open.size_bytes - at));
   std::span<std::byte> bytes(static_cast<std::byte*>(out), wanted);
-  const bool one_page = at % kCatalogPageBytes + wanted <= kCatalogPageBytes;
-  if (open.page_sums && one_page && there == wanted) return read_page(open, bytes, at);
+  // A part of the first page SQLite reads before it looks at the log, which may have the page
+  // whole where a crash has torn it here. Before it heeds a page it reads all of it.
+  const bool whole_page = at % kCatalogPageBytes == 0 && wanted == kCatalogPageBytes;
+  if (open.page_sums && whole_page && there == wanted) return read_page(open, bytes, at);
   if (there > 0) {
     if (Status status = open.file->read_sync(bytes.first(there), at); !status.ok()) {
       return open.vfs.failed(status, SQLITE_IOERR_READ);

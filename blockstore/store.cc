@@ -9,6 +9,7 @@
 #include "blockstore/check_blocks.h"
 #include "blockstore/lineage_copy.h"
 #include "blockstore/store_core.h"
+#include "blockstore/store_handover.h"
 #include "blockstore/store_repair_layers.h"
 #include "blockstore/store_scrub.h"
 
@@ -268,6 +269,12 @@ Task<Status> StoreCore::load() {
             all.image);
         return all;
       }));
+  if (engine.media_read_only()) {
+    if (!loaded.image.taken_layers.empty()) co_return must_recover();
+  } else {
+    VT_CO_RETURN_IF_ERROR(co_await settle_taken(loaded.image));
+    VT_CO_RETURN_IF_ERROR(co_await settle_leaving(*this, loaded.image));
+  }
   std::map<std::string, std::string>& settings = loaded.image.settings;
   uuid = settings["uuid"];
   VT_CO_ASSIGN_OR_RETURN(erase_policy, parse_erase_policy(settings["erase_policy"]));
@@ -583,7 +590,7 @@ Task<Status> StoreCore::close() {
   if (status.ok()) status = co_await close_idle_devices(true);
   co_await engine.timers()->drain();
   if (status.ok()) status = co_await settle_all();
-  if (status.ok()) {
+  if (status.ok() && !recovery_due) {
     status =
         co_await engine.commit_freeing([](CatalogDb& db) { return db.put_setting("clean", "1"); });
   }

@@ -105,6 +105,13 @@ struct DeleteOptions {
   bool force = false;                // though devices are claimed: they answer kGone
 };
 
+struct TakeOptions {
+  std::uint64_t size_bytes = 0;  // of the volume; 0: the file's, in whole sectors
+  std::optional<ErasePolicy> erase_policy;
+  // Called now and then, where it may block; a failure gives the taking up.
+  std::function<Status(std::uint64_t done_bytes, std::uint64_t total_bytes)> progress;
+};
+
 struct RevertOptions {
   std::string keep_as;  // not empty: the head's present state stays as this snapshot of the volume
 };
@@ -276,6 +283,13 @@ class Store {
   // volume. As durable as a write: flush. Limits do not hold it up. kNotSupported: not on this
   // host, or not this file; what was shared before that stays.
   Task<Status> share_file(std::string volume, std::string file, ByteRange range);
+  // `file`, a regular one on the store's file system, becomes a new volume: its blocks become the
+  // volume's where they are, and its name goes. All of it is read, for its sums. The volume is
+  // there, and the file is not, when this returns; when it fails the file is what it was. A crash
+  // leaves one of the two. kNotSupported, kBusy, kPermission: not this file, or not here: it has
+  // more names, somebody has it open, it is a part of a store, the host cannot. kInvalid: it is
+  // longer than `size_bytes`.
+  Task<Status> take_file(std::string volume, std::string file, TakeOptions options);
   // Both answer from extent maps alone, for [offset, offset + length) clipped to the device, in
   // order and without gaps; at most `max_runs`, and they may end early. Devices are this store's
   // own. kGone when one was deleted.
@@ -325,6 +339,7 @@ class Store {
   ScrubInfo scrub() const;
 
  private:
+  friend class StoreHandover;  // store_handover.h
   explicit Store(std::unique_ptr<StoreCore> core);
   std::unique_ptr<StoreCore> core_;
 };

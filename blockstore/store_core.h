@@ -62,6 +62,16 @@ class StoreCore {
 
   // --- Steps (under ops_mutex_).
   Task<Result<NodeId>> new_node_id();
+  // What a new volume adds: its row and its head's.
+  struct NewVolume {
+    VolumeRow volume;
+    NodeRow head;
+    Status put(CatalogDb& db) const;
+  };
+  // With ids, and not there yet.
+  Task<Result<NewVolume>> new_volume(std::string name, std::uint64_t size_bytes,
+                                     std::optional<ErasePolicy> policy);
+  Status check_size_fits(std::uint64_t size_bytes) const;
   Task<Status> load_indexes(Lineage& lineage, std::vector<LayerId> layers, bool durable);
   Task<Status> flush_open(const std::vector<NodeId>& nodes);
   ErasePolicy policy_for(NodeId node, std::optional<ErasePolicy> wanted) const;
@@ -142,6 +152,9 @@ class StoreCore {
   void warn(const std::string& what);  // one more thing that `warning` says
   Status load_limits(const std::vector<VolumeLimitRow>& rows);
   Task<Status> recover(bool same_boot);
+  // Files that were being taken in: they are the store's, or their owners' again. Leaves in `image`
+  // what the catalog then has. (store_take.cc)
+  Task<Status> settle_taken(CatalogImage& image);
   Task<Status> settle_all();
   Task<Status> sweep();
   Task<Status> sweep_node(NodeId node);
@@ -182,6 +195,7 @@ class StoreCore {
   std::uint64_t file_size_max_bytes = 0;
   std::atomic<std::uint64_t> erase_rate_bytes{0};
   bool closed = false;
+  std::atomic<bool> recovery_due{false};  // something is left that only recover() sees to
   // What the page cache holds may not be what was last written: an earlier daemon met a failure,
   // and the store was not checked since, or the host's file system was mounted anew.
   bool doubted = false;
@@ -220,6 +234,10 @@ Status write_again(FileSystem& fs, const std::string& path, SyncWatch& syncs,
                    std::uint64_t offset_bytes = 0, std::uint64_t length_bytes = ~std::uint64_t{0});
 // Of a store that is being made: random, version 4.
 std::string make_uuid(Runtime& runtime);
+
+// The next run of data in [at_bytes, end_bytes), as whole blocks; of no blocks when there is none.
+// Blocking. (store_share.cc)
+Result<BlockRange> next_data(File& file, std::uint64_t at_bytes, std::uint64_t end_bytes);
 
 // Layer files that neither a layer row nor the erase queue names. Blocking.
 Result<std::vector<LayerId>> stray_layers(StoreCore& core);

@@ -197,22 +197,14 @@ Task<Status> Store::snapshot_group(std::vector<std::string> snapshots) {
   co_return co_await core.fork(std::move(fork));
 }
 
-namespace {
-
-// What a clone adds: a volume and its head.
-struct NewVolume {
-  VolumeRow volume;
-  NodeRow head;
-};
-
-Task<Result<NewVolume>> make_rows(StoreCore& core, std::string name, std::uint64_t size_bytes,
-                                  std::optional<ErasePolicy> policy) {
+Task<Result<StoreCore::NewVolume>> StoreCore::new_volume(std::string name, std::uint64_t size_bytes,
+                                                         std::optional<ErasePolicy> policy) {
   NewVolume rows;
   rows.volume.name = std::move(name);
   rows.volume.erase_policy = policy;
-  rows.volume.created_ns = core.engine.runtime().wall_now().count();
-  VT_CO_ASSIGN_OR_RETURN(rows.head.id, co_await core.new_node_id());
-  VT_CO_RETURN_IF_ERROR(co_await core.engine.commit([&rows](CatalogDb& db) -> Status {
+  rows.volume.created_ns = engine.runtime().wall_now().count();
+  VT_CO_ASSIGN_OR_RETURN(rows.head.id, co_await new_node_id());
+  VT_CO_RETURN_IF_ERROR(co_await engine.commit([&rows](CatalogDb& db) -> Status {
     VT_ASSIGN_OR_RETURN(rows.volume.id, db.next_id("volume"));
     return {};
   }));
@@ -224,38 +216,36 @@ Task<Result<NewVolume>> make_rows(StoreCore& core, std::string name, std::uint64
   co_return rows;
 }
 
-Status put_rows(CatalogDb& db, const NewVolume& rows) {
-  VT_RETURN_IF_ERROR(db.put_volume(rows.volume));
-  return db.put_node(rows.head);
+Status StoreCore::NewVolume::put(CatalogDb& db) const {
+  VT_RETURN_IF_ERROR(db.put_volume(volume));
+  return db.put_node(head);
 }
 
-Status check_size_fits(const StoreCore& core, std::uint64_t size_bytes) {
+Status StoreCore::check_size_fits(std::uint64_t size_bytes) const {
   VT_RETURN_IF_ERROR(check_volume_size(size_bytes));
-  if (size_bytes <= core.file_size_max_bytes) return {};
+  if (size_bytes <= file_size_max_bytes) return {};
   return error(Code::kTooLarge,
                "a volume of {} is larger than a file may be on this host's file system ({})",
-               format_size(size_bytes), format_size(core.file_size_max_bytes));
+               format_size(size_bytes), format_size(file_size_max_bytes));
 }
-
-}  // namespace
 
 Task<Status> Store::create_volume(std::string name, std::uint64_t size_bytes,
                                   std::optional<ErasePolicy> erase_policy) {
   StoreCore& core = *core_;
   const AsyncMutex::Guard guard = co_await core.ops_mutex.lock();
   VT_CO_RETURN_IF_ERROR(core.engine.check_writable());
-  VT_CO_RETURN_IF_ERROR(check_size_fits(core, size_bytes));
+  VT_CO_RETURN_IF_ERROR(core.check_size_fits(size_bytes));
   {
     const std::lock_guard lock(core.state_mutex);
     VT_CO_RETURN_IF_ERROR(core.check_free_name(name));
   }
   VT_CO_RETURN_IF_ERROR(co_await core.check_provision(size_bytes));
-  VT_CO_ASSIGN_OR_RETURN(NewVolume rows,
-                         co_await make_rows(core, std::move(name), size_bytes, erase_policy));
+  VT_CO_ASSIGN_OR_RETURN(StoreCore::NewVolume rows,
+                         co_await core.new_volume(std::move(name), size_bytes, erase_policy));
   StoreCore::Change change;
   change.next = core.copy_lineage();
   change.next.add(rows.head);
-  change.extra = [&rows](CatalogDb& db) { return put_rows(db, rows); };
+  change.extra = [&rows](CatalogDb& db) { return rows.put(db); };
   change.update_names = [&core, &rows] { core.volumes[rows.volume.id] = rows.volume; };
   const auto committed = co_await core.commit_change(std::move(change));
   co_return committed.status();
@@ -280,20 +270,21 @@ Task<Status> Store::clone(std::string source, std::string new_volume, std::uint6
         node.owned.empty() && (parent == nullptr || parent->row.size_bytes == from.size_bytes);
   }
   if (size_bytes == 0) size_bytes = from.size_bytes;
-  VT_CO_RETURN_IF_ERROR(check_size_fits(core, size_bytes));
+  VT_CO_RETURN_IF_ERROR(core.check_size_fits(size_bytes));
   if (size_bytes < from.size_bytes) {
     co_return error(Code::kInvalid, "a clone of {} can not be smaller than it ({} bytes)",
                     quoted(source), from.size_bytes);
   }
   VT_CO_RETURN_IF_ERROR(co_await core.check_provision(size_bytes));
-  VT_CO_ASSIGN_OR_RETURN(NewVolume rows, co_await make_rows(core, new_volume, size_bytes, policy));
+  VT_CO_ASSIGN_OR_RETURN(StoreCore::NewVolume rows,
+                         co_await core.new_volume(new_volume, size_bytes, policy));
   auto update_names = [&core, &rows] { core.volumes[rows.volume.id] = rows.volume; };
   if (from.kind == NodeKind::kSnapshot || untouched) {
     rows.head.parent = from.kind == NodeKind::kSnapshot ? from.id : from.parent;
     StoreCore::Change change;
     change.next = core.copy_lineage();
     change.next.add(rows.head);
-    change.extra = [&rows](CatalogDb& db) { return put_rows(db, rows); };
+    change.extra = [&rows](CatalogDb& db) { return rows.put(db); };
     change.update_names = update_names;
     const auto committed = co_await core.commit_change(std::move(change));
     VT_CO_RETURN_IF_ERROR(committed.status());
@@ -308,7 +299,7 @@ Task<Status> Store::clone(std::string source, std::string new_volume, std::uint6
     StoreCore::Fork fork;
     fork.heads.push_back(std::move(one));
     fork.amend = [&rows](Lineage& next) { next.add(rows.head); };
-    fork.extra = [&rows](CatalogDb& db) { return put_rows(db, rows); };
+    fork.extra = [&rows](CatalogDb& db) { return rows.put(db); };
     fork.update_names = update_names;
     VT_CO_RETURN_IF_ERROR(co_await core.fork(std::move(fork)));
   }

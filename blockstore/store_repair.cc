@@ -71,6 +71,12 @@ Status check_rows(const CatalogImage& image, Lineage& lineage) {
     }
     lineage.own(row.owner, row.id);
   }
+  for (const TakenLayerRow& taken : image.taken_layers) {
+    const bool there =
+        std::any_of(image.layers.begin(), image.layers.end(),
+                    [&taken](const LayerRow& layer) { return layer.id == taken.layer; });
+    if (!there) return error(Code::kDamaged, "layer {:08x} was taken and is no layer", taken.layer);
+  }
   std::set<std::uint64_t> requests;
   for (const EraseRequestRow& row : image.erase_requests) requests.insert(row.id);
   for (const EraseItemRow& row : image.erase_items) {
@@ -225,6 +231,13 @@ class Repair {
              files.data ? "sums: its data is left where it is" : "data");
         continue;
       }
+      VT_ASSIGN_OR_RETURN(const bool shared, has_other_names(id));
+      if (shared) {
+        find(Kind::kNote,
+             "layer {:08x}, which nothing names, is a file with another name, too: it is left out",
+             id);
+        continue;
+      }
       auto scan = scan_layer(fs_, directory_, id, 0, {}, progress());
       if (!scan.ok()) {
         find(Kind::kLost, "layer {:08x}, which nothing names: {}", id, scan.status().message());
@@ -237,6 +250,13 @@ class Repair {
       VT_RETURN_IF_ERROR(add_recovered(id, std::move(*scan)));
     }
     return {};
+  }
+
+  // Somebody's file that was being taken in: he has it still.
+  Result<bool> has_other_names(LayerId id) {
+    VT_ASSIGN_OR_RETURN(auto file, fs_.open(Layer::data_path(directory_, id), {.writable = false}));
+    VT_ASSIGN_OR_RETURN(const std::uint64_t links, file->links());
+    return links > 1;
   }
 
   Status add_recovered(LayerId id, LayerScan scan) {
@@ -409,6 +429,9 @@ class Repair {
         VT_RETURN_IF_ERROR(db.put_region({row.id, region, encode_region(index, region), false}));
         at = index.next_extent((region + 1) * kRegionBlocks);
       }
+    }
+    for (const TakenLayerRow& row : image_.taken_layers) {
+      VT_RETURN_IF_ERROR(db.put_taken_layer(row));
     }
     return {};
   }

@@ -9,16 +9,6 @@ namespace {
 // What is under the range lock at once, and read back for its sums.
 constexpr std::uint64_t kStepBlocks = 4 * kRegionBlocks;
 
-// The next run of data in [at_bytes, end_bytes), as whole blocks; of no blocks when there is none.
-Result<BlockRange> next_data(File& file, std::uint64_t at_bytes, std::uint64_t end_bytes) {
-  VT_ASSIGN_OR_RETURN(const std::uint64_t data, file.seek_data(at_bytes));
-  if (data >= end_bytes) return BlockRange{end_bytes / kBlockBytes, 0};
-  VT_ASSIGN_OR_RETURN(const std::uint64_t hole, file.seek_hole(data));
-  if (hole <= data) return error(Code::kInvalid, "the file is shorter than it was");
-  const std::uint64_t first = data / kBlockBytes;
-  return BlockRange{first, blocks_of_bytes(std::min(hole, end_bytes)) - first};
-}
-
 Status check_share(const BlockDevice& device, ByteRange range) {
   if (device.read_only()) return error(Code::kReadOnly, "a snapshot does not change");
   const bool whole = range.offset_bytes % kBlockBytes == 0 && range.length_bytes % kBlockBytes == 0;
@@ -32,6 +22,15 @@ Status check_share(const BlockDevice& device, ByteRange range) {
 }
 
 }  // namespace
+
+Result<BlockRange> next_data(File& file, std::uint64_t at_bytes, std::uint64_t end_bytes) {
+  VT_ASSIGN_OR_RETURN(const std::uint64_t data, file.seek_data(at_bytes));
+  if (data >= end_bytes) return BlockRange{end_bytes / kBlockBytes, 0};
+  VT_ASSIGN_OR_RETURN(const std::uint64_t hole, file.seek_hole(data));
+  if (hole <= data) return error(Code::kInvalid, "the file is shorter than it was");
+  const std::uint64_t first = data / kBlockBytes;
+  return BlockRange{first, blocks_of_bytes(std::min(hole, end_bytes)) - first};
+}
 
 Task<Status> Store::share_file(std::string volume, std::string file, ByteRange range) {
   Runtime& runtime = core_->engine.runtime();

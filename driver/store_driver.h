@@ -5,6 +5,7 @@
 // the store or is asked of it, so that a call can be repeated after any crash.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -36,11 +37,14 @@ struct StoreDriverOptions {
   std::uint64_t free_min_bytes = std::uint64_t{1} << 30;
   // Files below these may be taken in (manage_existing with the path of a file).
   std::vector<std::string> manage_directories;
+  bool manage_keeps_files = false;  // they are copied, and stay, also where they could be taken
   // ssh's configuration (ssh_config(5)), with which the hosts of other stores are reached under the
   // names that Cinder has for them; empty: volumes move to stores of this host only.
   std::string ssh_config;
   // Of calls that take long (images, migration); called on the thread of the call.
   ProgressSink progress;
+  // Told what the caller should know of a call that succeeds.
+  std::function<void(std::string)> warn = [](const std::string&) {};
 };
 
 class StoreDriver final : public VolumeDriver {

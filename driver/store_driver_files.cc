@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "blockstore/runtime/host_fs.h"
+#include "driver/images/file_take.h"
 #include "driver/images/image_import.h"
 #include "driver/store_driver.h"
 #include "driver/store_driver_impl.h"
@@ -40,15 +41,6 @@ bool is_below(const std::string& path, const std::string& directory) {
   if (directory.empty()) return false;
   if (directory == "/") return path.starts_with('/');
   return path.starts_with(directory + "/");
-}
-
-// Messages are of the path that was given, not of how it was opened.
-std::string named(std::string message, const std::string& opened, const std::string& path) {
-  for (std::size_t at = message.find(opened); at != std::string::npos;
-       at = message.find(opened, at + path.size())) {
-    message.replace(at, opened.size(), path);
-  }
-  return message;
 }
 
 }  // namespace
@@ -94,8 +86,8 @@ Answer<std::uint64_t> StoreDriver::file_size_gib(const std::string& path) {
   return gib_of(file.size_bytes);
 }
 
-// All or nothing: the volume has its name when everything is there and durable. The file stays as
-// it is.
+// All or nothing: the volume has its name when everything is there and durable. The file becomes
+// the volume where it can; elsewhere, and when it is to be kept, it stays as it is.
 Answer<Json> StoreDriver::manage_file(const DriverVolume& volume, const std::string& path) {
   // The answer to an earlier try may have been lost.
   VT_ASSIGN_OR_RETURN(const std::optional<Json> there, find(volume.name));
@@ -106,7 +98,18 @@ Answer<Json> StoreDriver::manage_file(const DriverVolume& volume, const std::str
   import.file = proc_path(file.fd.get());
   import.name = volume.name;
   import.size_bytes = bytes_of(gib_of(file.size_bytes));
-  const Status taken = import_image(client_, import, options_.progress).status();
+  Result<TakeResult> moved = TakeResult{};
+  if (!options_.manage_keeps_files) {
+    moved = take_file(client_, import.file, volume.name, *import.size_bytes, options_.progress);
+  }
+  Status taken = moved.status();
+  if (moved.ok() && !moved->taken) {
+    taken = import_image(client_, import, options_.progress).status();
+    if (taken.ok() && !options_.manage_keeps_files) {
+      options_.warn(
+          fmt::format("{} was copied, and stays: {}", path, named(moved->why, import.file, path)));
+    }
+  }
   if (taken.ok()) return limited(volume);
   const std::string why = named(std::string(taken.message()), import.file, path);
   // What looks like an image of another format, or changed meanwhile.

@@ -1,4 +1,7 @@
 // Other types, other stores, other names.
+#include <fcntl.h>
+#include <sys/stat.h>
+
 #include "driver/control/protocol.h"
 #include "driver/store_driver.h"
 #include "driver/store_driver_impl.h"
@@ -22,6 +25,52 @@ std::optional<Location> parse_location(const std::string& text) {
   if (socket == std::string::npos) return std::nullopt;
   return Location{text.substr(kStart.size(), uuid - kStart.size()),
                   text.substr(uuid + 1, socket - uuid - 1), text.substr(socket + 1)};
+}
+
+// What a name in the one needs for a file of the other.
+bool on_one_mount(const std::string& a, const std::string& b) {
+  const auto mount_of = [](const std::string& path) -> std::optional<std::uint64_t> {
+    struct statx info {};
+    if (::statx(AT_FDCWD, path.c_str(), 0, STATX_MNT_ID, &info) != 0) return std::nullopt;
+    if ((info.stx_mask & STATX_MNT_ID) == 0) return std::nullopt;
+    return info.stx_mnt_id;
+  };
+  const auto first = mount_of(a);
+  return first && first == mount_of(b);
+}
+
+// What can be copied instead: not this volume, or not these hosts or daemons.
+bool may_be_copied(const Status& status) {
+  const Code code = status.code();
+  return code == Code::kNotSupported || code == Code::kPermission || code == Code::kBusy ||
+         code == Code::kInvalid;
+}
+
+// A volume that is one layer goes as it lies there: this store gives it away, the other one takes
+// it. False: it is here, and to be copied. Between the two it is neither's; what stops there goes
+// on from there when it is tried again.
+Result<bool> hand_over(Client& here, Client& there, const std::string& name, bool is_here) {
+  Result<Json> given = here.call("volume.given", Json{{"name", name}});
+  if (!given.ok() && !is_here) return false;
+  if (!given.ok()) {
+    VT_ASSIGN_OR_RETURN(const Json from, here.call("pool.stats", Json::object()));
+    VT_ASSIGN_OR_RETURN(const Json to, there.call("pool.stats", Json::object()));
+    if (!on_one_mount(text_in(from, "directory"), text_in(to, "directory"))) return false;
+    // What an earlier try has copied is compared, not made again.
+    if (there.call("volume.info", Json{{"name", name}}).status().code() != Code::kNotFound) {
+      return false;
+    }
+    given = here.call("volume.give", Json{{"name", name}});
+    if (!given.ok() && may_be_copied(given.status())) return false;
+  }
+  if (!given.ok()) return given.status();
+  const Status taken = there.call("volume.take_given", *given).status();
+  if (taken.ok()) return true;
+  const Status back = here.call("volume.take_given", *given).status();
+  if (back.ok() && may_be_copied(taken)) return false;
+  if (back.ok()) return taken;
+  return error(taken.code(), "{}; until the move is tried again the volume is {} ({})",
+               taken.message(), text_in(*given, "data"), back.message());
 }
 
 DriverStatus failure(const Status& status) {
@@ -106,6 +155,11 @@ Answer<bool> StoreDriver::may_move(const DriverVolume& volume) {
 // next try finds them equal, and goes on.
 Answer<Migration> StoreDriver::move_to(PeerStore& other, const DriverVolume& volume) {
   VT_ASSIGN_OR_RETURN(const std::optional<Json> here, find(volume.name));
+  if (other.on_this_host()) {
+    const Result<bool> moved = hand_over(client_, other.client(), volume.name, here.has_value());
+    if (!moved.ok()) return failure(moved.status());
+    if (*moved) return Migration{true, nullptr};
+  }
   if (!here) {
     // The answer to an earlier try may have been lost.
     const Status there = other.client().call("volume.info", Json{{"name", volume.name}}).status();

@@ -32,7 +32,7 @@ T get_fixed(std::span<const std::byte> bytes, std::size_t at) {
 
 bool known_table(std::uint8_t table) {
   return table >= static_cast<std::uint8_t>(CopyTable::kSetting) &&
-         table <= static_cast<std::uint8_t>(CopyTable::kCertificate);
+         table <= static_cast<std::uint8_t>(CopyTable::kTakenLayer);
 }
 
 // Rows of tables that this version does not know are left out.

@@ -29,6 +29,7 @@ enum class CopyTable : std::uint8_t {
   kEraseOption = 11,
   kVolumeReserve = 12,
   kCertificate = 13,
+  kTakenLayer = 14,
 };
 
 struct CopyRow {

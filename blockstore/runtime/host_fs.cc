@@ -13,10 +13,13 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <climits>
+#include <csignal>
 #include <cstdio>
 #include <cstring>
 #include <future>
 #include <limits>
+#include <system_error>
 
 #include "blockstore/runtime/host_storage.h"
 
@@ -131,6 +134,8 @@ int sync_folder(const std::string& path) {
   const bool synced = fd.valid() && ::fsync(fd.get()) == 0 && sync_of_folder_holds(fd.get());
   return synced ? 0 : errno;
 }
+
+std::string proc_path(int fd) { return fmt::format("/proc/self/fd/{}", fd); }
 
 }  // namespace
 
@@ -315,6 +320,77 @@ Status HostFile::drain_foreign_io() {
     if (errno != EOPNOTSUPP) return failure(errno, "cannot wait for earlier writes");
   }
   return truncate(size);
+}
+
+Result<std::uint64_t> HostFile::links() {
+  struct stat st {};
+  if (::fstat(fd(), &st) != 0) return failure(errno, "cannot stat");
+  return std::uint64_t{st.st_nlink};
+}
+
+Result<std::string> HostFile::path_now() {
+  std::string path(PATH_MAX, '\0');
+  const ssize_t length = ::readlink(proc_path(fd()).c_str(), path.data(), path.size());
+  if (length < 0) return failure(errno, "cannot find its path");
+  path.resize(static_cast<std::size_t>(length));
+  if (!path.starts_with('/')) return error(Code::kNotSupported, "{}: it has no path here", path_);
+  return path;
+}
+
+// fcntl(2). The signal that tells of somebody who waits is one that nobody minds: the default one
+// would end the process.
+Status HostFile::take_lease() {
+  if (::fcntl(fd(), F_SETSIG, SIGURG) == 0 && ::fcntl(fd(), F_SETLEASE, F_WRLCK) == 0) return {};
+  if (errno == EAGAIN) return error(Code::kBusy, "{}: somebody has it open", path_);
+  if (errno == EINVAL) return error(Code::kNotSupported, "{}: its host gives no leases", path_);
+  return failure(errno, "cannot get a lease");
+}
+
+Status HostFile::check_lease() {
+  if (::fcntl(fd(), F_GETLEASE) == F_WRLCK) return {};
+  return error(Code::kBusy, "{}: somebody opens it", path_);
+}
+
+// By its descriptor: what a path leads to may change.
+Status HostFile::link(const std::string& path) {
+  if (::linkat(AT_FDCWD, proc_path(fd()).c_str(), AT_FDCWD, path.c_str(), AT_SYMLINK_FOLLOW) == 0) {
+    return {};
+  }
+  const int error_number = errno;
+  // Another file system or mount; one without links, or at the end of them; a rule against them.
+  constexpr std::array<int, 5> kCannot{EXDEV, EOPNOTSUPP, EMLINK, EPERM, EACCES};
+  if (std::find(kCannot.begin(), kCannot.end(), error_number) == kCannot.end()) {
+    return failure(error_number, fmt::format("cannot be linked to {}", path));
+  }
+  return error(Code::kNotSupported, "{}: cannot be linked to {}: {}", path_, path,
+               std::generic_category().message(error_number));
+}
+
+Status HostFile::unlink_name(const std::string& path) {
+  const UniqueFd folder(::open(parent_folder(path).c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  if (!folder.valid()) return Status::from_errno(errno, parent_folder(path));
+  const std::string name = path.substr(path.rfind('/') + 1);
+  struct stat mine {};
+  struct stat there {};
+  if (::fstat(fd(), &mine) != 0) return failure(errno, "cannot stat");
+  if (::fstatat(folder.get(), name.c_str(), &there, AT_SYMLINK_NOFOLLOW) != 0) {
+    return Status::from_errno(errno, path);
+  }
+  if (mine.st_dev != there.st_dev || mine.st_ino != there.st_ino) {
+    return error(Code::kNotFound, "{} is another file by now", path);
+  }
+  return ::unlinkat(folder.get(), name.c_str(), 0) == 0 ? Status()
+                                                        : Status::from_errno(errno, path);
+}
+
+Status HostFile::make_ours() {
+  struct stat st {};
+  if (::fstat(fd(), &st) != 0) return failure(errno, "cannot stat");
+  const bool ours = st.st_uid == ::geteuid() && st.st_gid == ::getegid();
+  if (!ours && ::fchown(fd(), ::geteuid(), ::getegid()) != 0) {
+    return failure(errno, "cannot be given to the store's owner");
+  }
+  return ::fchmod(fd(), 0600) == 0 ? Status() : failure(errno, "cannot get its mode");
 }
 
 Result<std::unique_ptr<File>> HostFileSystem::open(const std::string& path, OpenMode mode) {

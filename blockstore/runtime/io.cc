@@ -15,6 +15,18 @@ Status File::clone_range_sync(File& /*source*/, std::uint64_t /*source_offset_by
   return error(Code::kNotSupported, "files of this kind share no space");
 }
 
+namespace {
+Status no_names() { return error(Code::kNotSupported, "files of this kind cannot change hands"); }
+}  // namespace
+
+Result<std::uint64_t> File::links() { return no_names(); }
+Result<std::string> File::path_now() { return no_names(); }
+Status File::take_lease() { return no_names(); }
+Status File::check_lease() { return no_names(); }
+Status File::link(const std::string& /*path*/) { return no_names(); }
+Status File::unlink_name(const std::string& /*path*/) { return no_names(); }
+Status File::make_ours() { return no_names(); }
+
 void IoAwaiter::await_suspend(std::coroutine_handle<> handle) {
   handle_ = handle;
   request_.home = Executor::current();

@@ -131,6 +131,23 @@ class File {
   virtual Result<std::uint64_t> seek_hole(std::uint64_t offset_bytes) = 0;
   // Waits until direct writes of a process that died with this file open have landed or vanished.
   virtual Status drain_foreign_io() = 0;
+
+  // --- A file of somebody else's that is to become ours. kNotSupported where the host cannot.
+  // How many names it has.
+  virtual Result<std::uint64_t> links();
+  // The path that leads to it now, absolute and without symbolic links.
+  virtual Result<std::string> path_now();
+  // kBusy when anybody else has it open. Whoever opens it from now on waits until this file is
+  // closed, or for as long as the host lets him wait.
+  virtual Status take_lease();
+  // kBusy when somebody waits.
+  virtual Status check_lease();
+  // Gives it one more name, durable when its folder is synced. kExists when the name is taken.
+  virtual Status link(const std::string& path);
+  // Takes the name away again; kNotFound when `path` is none of its names.
+  virtual Status unlink_name(const std::string& path);
+  // Owner and mode become those of files that this process makes.
+  virtual Status make_ours();
 };
 
 // A file mapped shared and writable: its bytes survive this process (I5), not a power loss.

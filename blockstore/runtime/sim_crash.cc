@@ -122,6 +122,7 @@ void SimImage::apply(const SimEvent& event, std::uint64_t sectors) {
       return;
     }
     case Kind::kCreate:
+    case Kind::kLink:
       names_[event.path] = event.inode;
       change(event.inode);
       return;
@@ -144,9 +145,15 @@ void SimImage::apply(const SimEvent& event, std::uint64_t sectors) {
 std::unique_ptr<SimWorld> SimImage::to_world(SimWorldOptions options, std::uint64_t boot) const {
   auto world = std::make_unique<SimWorld>(options);
   for (const std::string& dir : dirs_) world->restore_dir(dir);
+  std::map<std::uint32_t, std::shared_ptr<SimInode>> restored;
   for (const auto& [path, id] : names_) {
     if (!dirs_.contains(SimWorld::parent_of(path))) continue;  // the folder's own name was lost
-    const std::shared_ptr<SimInode> inode = world->restore_file(path, id);
+    std::shared_ptr<SimInode>& inode = restored[id];
+    if (inode != nullptr) {
+      world->restore_link(path, inode);
+      continue;
+    }
+    inode = world->restore_file(path, id);
     const Inode& image = *inodes_.at(id);
     for (const auto& [number, page] : image.pages) {
       inode->restore_page(number, page.bytes ? page.bytes->data() : nullptr, page.written);

@@ -100,6 +100,42 @@ Result<std::uint64_t> SimFile::seek_hole(std::uint64_t offset_bytes) {
   return inode_->seek_hole(offset_bytes);
 }
 
+Result<std::uint64_t> SimFile::links() {
+  VT_RETURN_IF_ERROR(runtime_.world_.check(SimAct::kAsk, *inode_));
+  return runtime_.world_.links(*inode_);
+}
+
+Result<std::string> SimFile::path_now() {
+  VT_RETURN_IF_ERROR(runtime_.world_.check(SimAct::kAsk, *inode_));
+  return runtime_.world_.path_of(*inode_);
+}
+
+// Each name holds the file, and so does each that has it open.
+Status SimFile::take_lease() {
+  VT_RETURN_IF_ERROR(runtime_.world_.check(SimAct::kAsk, *inode_));
+  const auto open = static_cast<std::uint64_t>(inode_.use_count()) - runtime_.world_.links(*inode_);
+  if (open > 1) return error(Code::kBusy, "{}: somebody has it open", path_);
+  return {};
+}
+
+Status SimFile::check_lease() { return runtime_.world_.check(SimAct::kAsk, *inode_); }
+
+Status SimFile::link(const std::string& path) {
+  return runtime_.world_.apply_name(
+      {SimNameMutation::Kind::kLink, SimWorld::normal(path), {}, inode_});
+}
+
+Status SimFile::unlink_name(const std::string& path) {
+  const std::string name = SimWorld::normal(path);
+  const auto there = runtime_.world_.find(name);
+  if (!there.ok() || *there != inode_) {
+    return error(Code::kNotFound, "{} is another file by now", path);
+  }
+  return runtime_.world_.apply_name({SimNameMutation::Kind::kUnlink, name, {}, {}});
+}
+
+Status SimFile::make_ours() { return runtime_.world_.check(SimAct::kAsk, *inode_); }
+
 Status SimMappedFile::check_range(std::uint64_t offset_bytes, std::uint64_t length_bytes) const {
   if (offset_bytes <= size_bytes_ && length_bytes <= size_bytes_ - offset_bytes) return {};
   return error(Code::kInvalid, "{}: {} + {} is beyond the mapped {} bytes", path_, offset_bytes,

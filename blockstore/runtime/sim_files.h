@@ -28,6 +28,13 @@ class SimFile final : public File {
   Result<std::uint64_t> seek_data(std::uint64_t offset_bytes) override;
   Result<std::uint64_t> seek_hole(std::uint64_t offset_bytes) override;
   Status drain_foreign_io() override { return {}; }
+  Result<std::uint64_t> links() override;
+  Result<std::string> path_now() override;
+  Status take_lease() override;
+  Status check_lease() override;
+  Status link(const std::string& path) override;
+  Status unlink_name(const std::string& path) override;
+  Status make_ours() override;
 
  private:
   Status change(SimMutation mutation);

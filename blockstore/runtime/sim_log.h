@@ -23,6 +23,7 @@ struct SimEvent {
     kCreate,
     kUnlink,
     kRename,
+    kLink,  // one more name, `path`, for a file that has some
     kMakeDir,
     // What was made durable: a whole file; a range of it through its mapping; a folder's names.
     kSyncFile,

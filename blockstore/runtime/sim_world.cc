@@ -301,6 +301,12 @@ std::string SimWorld::path_of(const SimInode& inode) const {
   return "(unlinked)";
 }
 
+std::uint64_t SimWorld::links(const SimInode& inode) const {
+  return static_cast<std::uint64_t>(
+      std::count_if(files_.begin(), files_.end(),
+                    [&inode](const auto& entry) { return entry.second.get() == &inode; }));
+}
+
 SimFault SimWorld::fault_at(const SimCall& call) const {
   if (halted_) return {error(Code::kIoError, "simulator: the process is dead"), 0};
   const bool asks = call.act == SimAct::kRead || call.act == SimAct::kOpen ||
@@ -426,14 +432,16 @@ Status SimWorld::check_parent(const std::string& path) const {
 }
 
 Status SimWorld::apply_name(const SimNameMutation& mutation) {
-  constexpr SimAct kActs[] = {SimAct::kCreate, SimAct::kUnlink, SimAct::kRename, SimAct::kMakeDir};
+  constexpr SimAct kActs[] = {SimAct::kCreate, SimAct::kUnlink, SimAct::kRename, SimAct::kLink,
+                              SimAct::kMakeDir};
   VT_RETURN_IF_ERROR(check(kActs[static_cast<std::size_t>(mutation.kind)], mutation.path));
   log_stores();
   VT_RETURN_IF_ERROR(change_name(mutation));
   if (log_ == nullptr) return {};
   using Kind = SimNameMutation::Kind;
   constexpr SimEvent::Kind kKinds[] = {SimEvent::Kind::kCreate, SimEvent::Kind::kUnlink,
-                                       SimEvent::Kind::kRename, SimEvent::Kind::kMakeDir};
+                                       SimEvent::Kind::kRename, SimEvent::Kind::kLink,
+                                       SimEvent::Kind::kMakeDir};
   SimEvent event{
       kKinds[static_cast<std::size_t>(mutation.kind)], 0, 0, 0, {}, mutation.path, mutation.to};
   const auto there = files_.find(mutation.kind == Kind::kRename ? mutation.to : mutation.path);
@@ -472,6 +480,13 @@ Status SimWorld::change_name(const SimNameMutation& mutation) {
       files_[mutation.to] = std::move(inode);
       return {};
     }
+    case Kind::kLink:
+      VT_RETURN_IF_ERROR(check_parent(path));
+      if (files_.contains(path) || dirs_.contains(path)) {
+        return error(Code::kExists, "{}: exists", path);
+      }
+      files_[path] = mutation.inode;
+      return {};
     case Kind::kMakeDir:
       if (dirs_.contains(path)) return {};
       if (files_.contains(path)) return error(Code::kExists, "{}: is a file", path);

@@ -141,10 +141,11 @@ struct SimMutation {
 
 // A change of a name.
 struct SimNameMutation {
-  enum class Kind : std::uint8_t { kCreate, kUnlink, kRename, kMakeDir };
+  enum class Kind : std::uint8_t { kCreate, kUnlink, kRename, kLink, kMakeDir };
   Kind kind = Kind::kCreate;
   std::string path;
-  std::string to;  // kRename
+  std::string to;                             // kRename
+  std::shared_ptr<SimInode> inode = nullptr;  // kLink
 };
 
 // What is about to be done, for whoever makes it fail.
@@ -157,6 +158,7 @@ enum class SimAct : std::uint8_t {
   kCreate,
   kUnlink,
   kRename,
+  kLink,
   kMakeDir,
   kSync,
   kSyncDir,
@@ -213,6 +215,9 @@ class SimWorld {
 
   Result<std::shared_ptr<SimInode>> find(const std::string& path) const;
   bool is_dir(const std::string& path) const;
+  // How many names a file has, and one of them.
+  std::uint64_t links(const SimInode& inode) const;
+  std::string path_of(const SimInode& inode) const;
   Result<std::vector<std::string>> list(const std::string& path) const;
 
   const SimWorldOptions& options() const { return options_; }
@@ -228,6 +233,9 @@ class SimWorld {
   // Of SimImage.
   void restore_dir(const std::string& path) { dirs_.insert(path); }
   std::shared_ptr<SimInode> restore_file(const std::string& path, std::uint32_t inode);
+  void restore_link(const std::string& path, std::shared_ptr<SimInode> inode) {
+    files_[path] = std::move(inode);
+  }
   // Numbers below are taken, though no name leads to them any more.
   void take_inodes(std::uint32_t end) { next_inode_ = std::max(next_inode_, end); }
   void set_boot_count(std::uint64_t boot_count) { boot_count_ = boot_count; }
@@ -254,7 +262,6 @@ class SimWorld {
   Status change_name(const SimNameMutation& mutation);
   Status change(SimInode& inode, const SimMutation& mutation);
   SimFault fault_at(const SimCall& call) const;
-  std::string path_of(const SimInode& inode) const;
 
   SimWorldOptions options_;
   std::shared_ptr<std::uint64_t> used_pages_ = std::make_shared<std::uint64_t>(0);

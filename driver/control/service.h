@@ -184,7 +184,8 @@ std::optional<T> Call::wait_reporting(Task<T> task, const std::function<Progress
       if (meeting->result) return std::move(meeting->result);
     }
     if (may_leave && stopping()) return std::nullopt;
-    if (caller_.progress) caller_.progress(sample());
+    const Progress now = sample();
+    if (caller_.progress) caller_.progress(now);
   }
 }
 

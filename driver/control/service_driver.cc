@@ -46,6 +46,7 @@ Result<StoreDriverOptions> read_options(Call& call, const Json& configuration) {
   if (params.has("manage_directories")) {
     options.manage_directories = params.texts("manage_directories");
   }
+  options.manage_keeps_files = params.flag("manage_keeps_files");
   VT_RETURN_IF_ERROR(call.accept(params));
   VT_ASSIGN_OR_RETURN(const IoPriority priority, parse_ionice(ionice));
   options.erase_io_priority = io_priority_name(priority);
@@ -123,10 +124,13 @@ Result<Json> driver_call(Call& call) {
   LongCall long_call(call);
   options.ssh_config = call.migrate_ssh();
   options.progress = long_call.sink();
+  Json warnings = Json::array();
+  options.warn = [&warnings](std::string warning) { warnings.push_back(std::move(warning)); };
   StoreDriver driver(client, std::move(options));
   const auto make = [&] { return call_driver(driver, name, arguments); };
   const Answer<Json> answer = is_long_driver_call(name) ? long_call.run(make) : make();
-  if (answer.ok()) return Json{{"answer", *answer}};
+  if (answer.ok() && warnings.empty()) return Json{{"answer", *answer}};
+  if (answer.ok()) return Json{{"answer", *answer}, {"warnings", std::move(warnings)}};
   return Json{{"exception", name_of(answer.status().exception())},
               {"message", answer.status().message()}};
 }

@@ -3,9 +3,12 @@
 #include <sys/stat.h>
 #include <sys/statfs.h>
 
+#include <atomic>
 #include <cerrno>
 
 #include "driver/control/service.h"
+#include "driver/control/service_handover.h"
+#include "driver/images/stop_signals.h"
 #include "driver/targets/attachments.h"
 #include "driver/targets/nbd/server.h"
 
@@ -247,8 +250,8 @@ Result<Json> volume_delete(Call& call) {
   return Json{{"name", name}, {"erase_request", request}};
 }
 
-// Before it is opened: a pipe or a device would wait, or do something, and a file of our own tree
-// is served by the threads that would wait for it.
+}  // namespace
+
 Status check_shareable(const std::string& file) {
   struct stat info {};
   struct statfs host {};
@@ -262,6 +265,8 @@ Status check_shareable(const std::string& file) {
   return {};
 }
 
+namespace {
+
 Result<Json> volume_share_file(Call& call) {
   Params params(call.params());
   const std::string name = params.text("name");
@@ -274,6 +279,42 @@ Result<Json> volume_share_file(Call& call) {
   VT_RETURN_IF_ERROR(call.wait(call.store().share_file(name, file, {offset_bytes, length_bytes})));
   call.invalidate(name);
   return Json{{"name", name}, {"shared_bytes", length_bytes}};
+}
+
+// Until it is done, or there is a reason to give it up: the file is then what it was.
+Result<Json> volume_take_file(Call& call) {
+  Params params(call.params());
+  const std::string name = params.text("name");
+  const std::string file = params.text("file");
+  // The callback runs where it must not wait for a client.
+  struct Numbers {
+    std::atomic<std::uint64_t> done{0};
+    std::atomic<std::uint64_t> total{0};
+    std::atomic<bool> stop{false};
+  };
+  const auto numbers = std::make_shared<Numbers>();
+  TakeOptions options;
+  options.size_bytes = params.number_or("size_bytes", 0);
+  options.erase_policy = params.optional_erase_policy("erase_policy");
+  VT_RETURN_IF_ERROR(call.accept(params));
+  VT_RETURN_IF_ERROR(check_volume_name("name", name));
+  VT_RETURN_IF_ERROR(check_shareable(file));
+  options.progress = [numbers](std::uint64_t done_bytes, std::uint64_t total_bytes) -> Status {
+    numbers->done.store(done_bytes, std::memory_order_relaxed);
+    numbers->total.store(total_bytes, std::memory_order_relaxed);
+    return numbers->stop.load() ? Status(Code::kCancelled, "the file was not taken in") : Status();
+  };
+  const auto taken = call.wait_reporting(
+      call.store().take_file(name, file, std::move(options)),
+      [&] {
+        const bool gone = call.caller().gone && call.caller().gone();
+        if (gone || call.stopping() || !check_stop().ok()) numbers->stop.store(true);
+        return Progress{numbers->done.load(), numbers->total.load()};
+      },
+      /*may_leave=*/false);
+  VT_RETURN_IF_ERROR(*taken);
+  call.invalidate(name);
+  return node_answer(call, name);
 }
 
 // One page, as of volume.diff.
@@ -373,6 +414,8 @@ const std::vector<Method>& volume_methods() {
       {"volume.rename", volume_rename},       {"volume.delete", volume_delete},
       {"volume.diff", volume_diff},           {"volume.extents", volume_extents},
       {"volume.set_notes", volume_set_notes}, {"volume.share_file", volume_share_file},
+      {"volume.take_file", volume_take_file}, {"volume.give", volume_give},
+      {"volume.given", volume_given},         {"volume.take_given", volume_take_given},
   };
   return methods;
 }

@@ -47,6 +47,11 @@ voltree_opts = [
                 default=[],
                 help='Directories on the host of the daemon: raw files below them can be '
                      'managed, by their paths as source-name. None by default.'),
+    cfg.BoolOpt('voltree_manage_keeps_files',
+                default=False,
+                help='A file that is managed is copied and stays where it is. Otherwise it '
+                     'becomes the volume itself where it lies on the file system of the store, '
+                     'as with the LVM and NFS drivers.'),
     cfg.IntOpt('voltree_call_timeout',
                default=300, min=1,
                help='How many seconds the daemon may be silent during a call. Calls that take '
@@ -93,6 +98,8 @@ class VoltreeDriver(driver.VolumeDriver):
             'connection': self.configuration.voltree_connection,
             'free_min_bytes': self.configuration.voltree_free_min_gb << 30,
             'manage_directories': self.configuration.safe_get('voltree_manage_directories') or [],
+            'manage_keeps_files': bool(
+                self.configuration.safe_get('voltree_manage_keeps_files')),
             'reserved_percentage': self.configuration.safe_get('reserved_percentage') or 0,
             'max_over_subscription_ratio': str(
                 self.configuration.safe_get('max_over_subscription_ratio') or '20.0'),
@@ -151,6 +158,8 @@ class VoltreeDriver(driver.VolumeDriver):
         if 'error' in answer:
             raise exception.VolumeBackendAPIException(data=answer['error'].get('message'))
         result = answer['result']
+        for warning in result.get('warnings', []):
+            LOG.warning('%s: %s', name, warning)
         if 'exception' not in result:
             return result['answer']
         LOG.debug('%s: %s: %s', name, result['exception'], result['message'])

@@ -25,8 +25,13 @@ struct Faults {
   std::string synced_dir;
   // The next read of a layer is kept from the host until release(), on an executor.
   bool hold_read = false;
-  Event held;
+  std::shared_ptr<Event> held = std::make_shared<Event>();
   std::function<void()> release;
+  // Of a file that is taken in.
+  std::uint64_t more_links = 0;
+  bool lease_broken = false;
+  bool fail_unlink_name = false;
+  std::function<void()> before_lease_check;
 };
 
 class FaultyFile final : public File {
@@ -45,7 +50,7 @@ class FaultyFile final : public File {
     }
     if (request.kind == IoKind::kRead && std::exchange(faults_.hold_read, false)) {
       faults_.release = [this, &request] { file_->submit(request); };
-      faults_.held.set();
+      faults_.held->set();
       return;
     }
     file_->submit(request);
@@ -81,6 +86,23 @@ class FaultyFile final : public File {
     return status;
   }
   Status drain_foreign_io() override { return file_->drain_foreign_io(); }
+  Result<std::uint64_t> links() override {
+    VT_ASSIGN_OR_RETURN(const std::uint64_t names, file_->links());
+    return names + faults_.more_links;
+  }
+  Result<std::string> path_now() override { return file_->path_now(); }
+  Status take_lease() override { return file_->take_lease(); }
+  Status check_lease() override {
+    if (faults_.before_lease_check) faults_.before_lease_check();
+    if (faults_.lease_broken) return Status(Code::kBusy, "somebody waits for the file");
+    return file_->check_lease();
+  }
+  Status link(const std::string& path) override { return file_->link(path); }
+  Status unlink_name(const std::string& path) override {
+    if (faults_.fail_unlink_name) return Status(Code::kPermission, "injected: a name that stays");
+    return file_->unlink_name(path);
+  }
+  Status make_ours() override { return file_->make_ours(); }
 
  private:
   Faults& faults_;

@@ -213,7 +213,7 @@ class HeldWriteTest : public StoreFaultTest {
         const std::vector<std::byte> sector(512, std::byte{'z'});
         of.written_ = co_await of.device_->write(where, sector, {});
       }(test, at));
-      co_await test.runtime_.faults().held.wait();
+      co_await test.runtime_.faults().held->wait();
     }(*this, offset_bytes));
   }
   void begin(Task<Status> task, std::optional<Status>& ended) {

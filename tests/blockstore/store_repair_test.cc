@@ -130,13 +130,14 @@ TEST_F(StoreRepairTest, TheCopySaysWhatTheCatalogSays) {
   ok(store_->wait_erased(0));
   close();
   expect_copy_says_what_the_catalog_says();
-  // A clean close and an open write a record each and not all of it anew.
+  // An open and a clean close write a record each, or share one that then says nothing new, and
+  // not all of it anew.
   const auto before = LineageCopy::read(runtime_->fs(), "/store");
   open();
   close();
   const auto after = LineageCopy::read(runtime_->fs(), "/store");
   EXPECT_EQ(after->generation, before->generation);
-  EXPECT_GT(after->records, before->records);
+  EXPECT_GE(after->records, before->records);
   EXPECT_LE(after->records, before->records + 2);
   open();
 }

@@ -108,6 +108,14 @@ bool possible(const StoreModel& model, const Op& op) {
       return model.contains(op.a) && op.length_bytes() != size_bytes();
     case Kind::kRename:
       return model.contains(op.a) && is_free(model, op.b);
+    case Kind::kPutFile:
+      return !model.contains(op.a);
+    case Kind::kGive:
+      return model.contains(op.a);
+    case Kind::kTakeGiven:
+      return model.contains("/leaving/" + op.a) && is_free(model, op.a);
+    case Kind::kTake:
+      return model.contains(op.b) && is_free(model, op.a);
     default:
       return true;
   }
@@ -161,6 +169,28 @@ StoreModel after(const StoreModel& model, const Op& op, Tag tag) {
         next[op.b + name.substr(op.a.size())] = node;
       }
       break;
+    case Kind::kPutFile:
+      next[op.a].sectors.resize(op.length_bytes() / kSectorBytes);
+      for (SectorTags& sector : next[op.a].sectors) sector.write(tag);
+      next[op.a].flush();
+      break;
+    case Kind::kTake: {
+      std::vector<SectorTags>& sectors = next[op.a].sectors;
+      sectors = next[op.b].sectors;
+      sectors.resize(std::max<std::size_t>(sectors.size(), op.length_bytes() / kSectorBytes));
+      next.erase(op.b);
+      break;
+    }
+    case Kind::kGive:
+    case Kind::kTakeGiven: {
+      const bool back = op.kind == Kind::kTakeGiven;
+      const std::string left = "/leaving/" + op.a;
+      NodeModel node = next.at(back ? left : op.a);
+      node.flush();
+      next.erase(back ? left : op.a);
+      next[back ? op.a : left] = std::move(node);
+      break;
+    }
     case Kind::kReopen:
       for (auto& [name, node] : next) node.flush();
       break;

@@ -47,6 +47,8 @@ struct NodeModel {
   void flush();
 };
 
+// Files below /in, which may be taken in, are nodes, too, by their paths; so are volumes that have
+// left, as /leaving/NAME.
 using StoreModel = std::map<std::string, NodeModel>;
 
 // What a crash may leave: one of these as a whole, each sector of it as its tags say.

@@ -14,7 +14,7 @@ bool is_sync(SimAct act) { return act == SimAct::kSync || act == SimAct::kSyncDi
 bool takes_space(SimAct act) {
   return act == SimAct::kWrite || act == SimAct::kAllocate || act == SimAct::kPunch ||
          act == SimAct::kTruncate || act == SimAct::kCreate || act == SimAct::kRename ||
-         act == SimAct::kMakeDir;
+         act == SimAct::kLink || act == SimAct::kMakeDir;
 }
 
 bool is_possible(FaultKind kind, const SimCall& call) {
@@ -52,6 +52,7 @@ void FaultyHost::lift() {
 }
 
 SimFault FaultyHost::fault(const SimCall& one) {
+  if (paused_) return {};
   ++calls_;
   if (calls_ < call_) {
     if (!is_possible(kind_, one)) return {};
@@ -101,7 +102,9 @@ SimFault FaultyHost::fail(const SimCall& one) {
   // The lineage's copy is written behind what it copies, and its failure is heeded by the next
   // commit (StoreRepairTest.I10_AFailedSyncOfTheCopyMakesTheStoreReadOnly).
   const bool of_copy = one.path.find("/lineage") != std::string::npos;
-  sync_failed_ |= is_sync(one.act) && !of_copy;
+  // A file that is to be taken in is its owner's still.
+  const bool of_file = one.path.starts_with("/in/");
+  sync_failed_ |= is_sync(one.act) && !of_copy && !of_file;
   copy_sync_failed_ |= is_sync(one.act) && of_copy;
   return fault;
 }

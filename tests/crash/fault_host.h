@@ -51,6 +51,8 @@ class FaultyHost {
   bool tore_a_layer() const { return tore_a_layer_; }
   bool lost_pages() const { return lost_pages_; }
   std::string where() const { return where_; }
+  // What others than the store do does not fail.
+  void pause(bool paused) { paused_ = paused; }
   void lift();
 
  private:
@@ -67,6 +69,7 @@ class FaultyHost {
   bool together_ = false;
   bool happened_ = false;
   bool lifted_ = false;
+  bool paused_ = false;
   bool sync_failed_ = false;
   bool copy_sync_failed_ = false;
   bool tore_a_layer_ = false;

@@ -5,6 +5,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <span>
+
+#include "blockstore/store_handover.h"
 
 namespace voltree::crash {
 namespace {
@@ -126,6 +129,56 @@ Task<Status> Machine::act_on_volume(Op op, Tag tag) {
   co_return co_await volume->write(op.offset_bytes(), data, options);
 }
 
+std::map<std::string, std::string> Machine::files() const {
+  std::map<std::string, std::string> paths;
+  const auto names = world_.list("/in");
+  if (names.ok()) {
+    for (const std::string& name : *names) paths["/in/" + name] = "/in/" + name;
+  }
+  const auto leaving = world_.list("/store/leaving");
+  if (!leaving.ok()) return paths;
+  for (const std::string& file : *leaving) {
+    const std::string path = "/store/leaving/" + file;
+    if (!file.ends_with(".data")) continue;
+    // The second line of what is noted of it is its name.
+    const auto note = world_.find(path.substr(0, path.size() - 4) + "volume");
+    std::string text(note.ok() ? (*note)->size_bytes() : 0, '\0');
+    if (note.ok()) (*note)->read(std::as_writable_bytes(std::span(text.data(), text.size())), 0);
+    const std::size_t line = text.find('\n') + 1;
+    paths["/leaving/" + text.substr(line, text.find('\n', line) - line)] = path;
+  }
+  return paths;
+}
+
+// Whole and durable, or not there.
+Status Machine::put_file(const Op& op, Tag tag) {
+  FileSystem& fs = runtime_->fs();
+  VT_RETURN_IF_ERROR(fs.make_dir("/in"));
+  VT_RETURN_IF_ERROR(fs.sync_dir("/"));
+  std::vector<std::byte> data(op.length_bytes());
+  fill_sectors(data, tag, 0);
+  VT_ASSIGN_OR_RETURN(auto file, fs.open("/put", {.create = true}));
+  VT_RETURN_IF_ERROR(file->write_sync(data, 0));
+  VT_RETURN_IF_ERROR(file->sync_sync());
+  VT_RETURN_IF_ERROR(fs.rename("/put", op.a));
+  VT_RETURN_IF_ERROR(fs.sync_dir("/"));
+  return fs.sync_dir("/in");
+}
+
+Task<Status> Machine::take_file(Op op) {
+  TakeOptions options;
+  {
+    VT_CO_ASSIGN_OR_RETURN(const auto there, world_.find(op.b));
+    options.size_bytes = std::max(there->size_bytes(), op.length_bytes());
+  }
+  co_return co_await store_->take_file(op.a, op.b, std::move(options));
+}
+
+Task<Status> Machine::take_given(std::string name) {
+  VT_CO_ASSIGN_OR_RETURN(GivenVolume given, co_await StoreHandover::given(*store_, name));
+  co_return co_await StoreHandover::take(*store_, std::move(given));
+}
+
 Task<Status> Machine::act(Op op, Tag tag) {
   const std::string volume = volume_of(op.a);
   const std::string snapshot = op.a.substr(op.a.find('@') + 1);
@@ -162,6 +215,16 @@ Task<Status> Machine::act(Op op, Tag tag) {
       co_return co_await store_->resize(op.a, op.length_bytes(), true);
     case Kind::kRename:
       co_return co_await store_->rename(op.a, op.b);
+    case Kind::kPutFile:
+      co_return put_file(op, tag);
+    case Kind::kTake:
+      co_return co_await take_file(op);
+    case Kind::kGive: {
+      const auto given = co_await StoreHandover::give(*store_, op.a);
+      co_return given.status();
+    }
+    case Kind::kTakeGiven:
+      co_return co_await take_given(op.a);
     case Kind::kErase:
       co_return co_await store_->wait_erased(0);
     case Kind::kSettle:
@@ -197,8 +260,15 @@ std::optional<std::string> Machine::compare(const Expectation& expectation, bool
 
 std::optional<std::string> Machine::compare_model(const StoreModel& model, bool power_loss) {
   const std::vector<NodeName> names = wait(store_->names());
-  if (names.size() != model.size()) {
-    return fmt::format("{} nodes, expected {}", names.size(), model.size());
+  const std::map<std::string, std::string> paths = files();
+  if (names.size() + paths.size() != model.size()) {
+    return fmt::format("{} nodes and {} files, expected {}", names.size(), paths.size(),
+                       model.size());
+  }
+  for (const auto& [name, path] : paths) {
+    const auto found = model.find(name);
+    if (found == model.end()) return path + " should not be there";
+    if (auto differs = compare_file(path, found->second)) return differs;
   }
   for (const NodeName& name : names) {
     const auto found = model.find(name.str());
@@ -206,6 +276,19 @@ std::optional<std::string> Machine::compare_model(const StoreModel& model, bool 
     if (auto differs = compare_node(name.str(), found->second, power_loss)) return differs;
   }
   return std::nullopt;
+}
+
+// It is nobody's but its owner's, who has flushed it.
+std::optional<std::string> Machine::compare_file(const std::string& path, const NodeModel& model) {
+  const std::shared_ptr<SimInode> inode = *world_.find(path);
+  if (world_.links(*inode) != 1) return path + " has another name";
+  if (inode->size_bytes() != model.sectors.size() * kSectorBytes) {
+    return fmt::format("{} has {} bytes, expected {}", path, inode->size_bytes(),
+                       model.sectors.size() * kSectorBytes);
+  }
+  std::vector<std::byte> bytes(inode->size_bytes());
+  inode->read(bytes, 0);
+  return compare_bytes(path, bytes, model, 0, true);
 }
 
 std::optional<std::string> Machine::compare_node(const std::string& name, const NodeModel& model,
@@ -284,6 +367,22 @@ std::map<std::string, std::vector<std::byte>> Machine::contents() {
 }
 
 std::optional<std::string> Machine::use() {
+  const auto file_bytes = [this] {
+    std::map<std::string, std::vector<std::byte>> all;
+    for (const auto& [name, path] : files()) {
+      const std::shared_ptr<SimInode> inode = *world_.find(path);
+      all[path].resize(inode->size_bytes());
+      inode->read(all[path], 0);
+    }
+    return all;
+  };
+  const auto before = file_bytes();
+  if (auto wrong = use_store()) return wrong;
+  if (file_bytes() != before) return "a file that is not the store's has changed";
+  return std::nullopt;
+}
+
+std::optional<std::string> Machine::use_store() {
   if (auto wrong = fill_volumes(std::byte{0x77}, true)) return wrong;
   // Over what was flushed, and where nothing was.
   const Status created = wait(store_->create_volume("fresh", 2 * kBlockBytes, std::nullopt));

@@ -61,11 +61,18 @@ class Machine {
  private:
   // Of every node; what cannot be read is empty.
   std::map<std::string, std::vector<std::byte>> contents();
+  std::optional<std::string> use_store();
   std::optional<std::string> fill_volumes(std::byte value, bool fua);
   void boot();
   void end();
   Task<Status> act(Op op, Tag tag);
   Task<Status> act_on_volume(Op op, Tag tag);
+  // The paths of files that may be taken, by the model's names of them.
+  std::map<std::string, std::string> files() const;
+  Task<Status> take_given(std::string name);
+  Status put_file(const Op& op, Tag tag);
+  Task<Status> take_file(Op op);
+  std::optional<std::string> compare_file(const std::string& path, const NodeModel& model);
   std::optional<std::string> compare_model(const StoreModel& model, bool power_loss);
   std::optional<std::string> compare_node(const std::string& name, const NodeModel& model,
                                           bool power_loss);

@@ -18,6 +18,8 @@ D = 'blockstore/catalog_db.cc'
 P = 'blockstore/catalog_sqlite.cc'
 T = 'blockstore/inflight.cc'
 Y = 'blockstore/store_repair_layers.cc'
+K = 'blockstore/store_take.cc'
+G = 'blockstore/store_handover.cc'
 
 MUTATIONS = [
     # --- Syncs that are not made.
@@ -26,7 +28,7 @@ MUTATIONS = [
     ('create: the catalog\'s name is not synced', D,
      '  VT_RETURN_IF_ERROR(fs.sync_dir(parent_folder(path)));\n', ''),
     ('layer: its folder\'s name is not synced', L,
-     '    VT_RETURN_IF_ERROR(syncs(fs.sync_dir(store_directory_ + "/layers")));\n', ''),
+     '    VT_RETURN_IF_ERROR(syncs(fs.sync_dir(store_directory + "/layers")));\n', ''),
     ('layer: the data file\'s length is not synced', L, '  VT_RETURN_IF_ERROR(syncs(data->sync_sync()));\n', ''),
     ('layer: the files\' names are not synced', L, '  VT_RETURN_IF_ERROR(syncs(fs.sync_dir(folder)));\n', ''),
     ('layer: an unlink is not synced', L,
@@ -228,6 +230,67 @@ MUTATIONS = [
      '      if (read.ok() && all_zero(buffer.span())) index.assign(block, 1, kIndexTombstone);\n',
      '      (void)read;\n      index.assign(block, 1, kIndexTombstone);\n'),
     ('in-flight: what is left behind is not read', T, 'if (slots[i].node != kNoNode) {', 'if (false) {'),
+    # --- Files that are taken in.
+    ('take: the file is not synced', K, 'sums_from_.empty() ? file_->sync_sync() : Status()', 'Status()'),
+    ('take: the sums are not synced', K, '[this](SyncWatch& syncs) { return syncs(sums_->sync_sync()); }',
+     '[](SyncWatch&) { return Status(); }'),
+    ('take: the layer\'s name is not synced', K,
+     '  VT_RETURN_IF_ERROR(syncs(fs_.sync_dir(parent_folder(data))));\n', '  (void)syncs;\n'),
+    ('take: the mark is not written', K, '  return db.put_taken_layer({layer_, path_});\n', '  return {};\n'),
+    ('take: the old name goes before the commit', K,
+     '  if (done.ok()) done = co_await core_.engine.commit([this](CatalogDb& db) { return put(db); });\n',
+     '''    if (done.ok()) {
+      done = co_await core_.engine.run_syncing([this](SyncWatch& syncs) { return lose_old_name(syncs); });
+    }
+    if (done.ok()) done = co_await core_.engine.commit([this](CatalogDb& db) { return put(db); });
+    if (done.ok()) {
+      (void)co_await core_.engine.commit([this](CatalogDb& db) { return db.remove_taken_layer(layer_); });
+      file_.reset();
+      publish();
+      co_return Status();
+    }
+'''),
+    ('take: that the old name went is not synced', K,
+     '  unlinked_ = true;\n  VT_RETURN_IF_ERROR(sync_old_folder(fs_, path_, syncs));\n', '  unlinked_ = true;\n'),
+    ('take: who opens the file is not noticed', K, '  VT_RETURN_IF_ERROR(file_->check_lease());\n', ''),
+    ('take: other names are not noticed', K, '  if (links == names) return {};\n', '  if (links >= names) return {};\n'),
+    ('take: what has failed is not undone', K, '    const Status undone = co_await undo();\n',
+     '    const Status undone;\n'),
+    ('take: the name that the file gets back is not synced', K,
+     '''    VT_RETURN_IF_ERROR(file_->link(path_));
+    return syncs(fs_.sync_dir(parent_folder(path_)));''', '    (void)syncs;\n    return file_->link(path_);'),
+    ('take: the length is not synced', K, '  return syncs(file.sync_sync());\n', '  (void)syncs;\n  return {};\n'),
+    ('take: a length that could not be synced is not set again', K,
+     '  VT_RETURN_IF_ERROR(file.truncate(Layer::data_file_bytes(size_bytes)));\n',
+     '''  VT_ASSIGN_OR_RETURN(const std::uint64_t length_bytes, file.size_bytes());
+  if (length_bytes == Layer::data_file_bytes(size_bytes)) return {};
+  VT_RETURN_IF_ERROR(file.truncate(Layer::data_file_bytes(size_bytes)));
+'''),
+    ('take: recovery does not look at the names', K, '  one.is_ours = links == 1;\n', '  (void)links;\n'),
+    ('take: recovery does not sync the old folder', K,
+     '  VT_RETURN_IF_ERROR(sync_old_folder(fs, one.taken.path, syncs));\n', ''),
+    ('take: recovery leaves the mark', K,
+     '      VT_RETURN_IF_ERROR(db.remove_taken_layer(one.layer.id));\n', ''),
+    ('take: recovery leaves a second name', R, '      if (bytes != 0 && links == 1) continue;\n',
+     '      if (bytes != 0) continue;\n      (void)links;\n'),
+    ('take: what could not be undone is not left to recovery', S, 'if (status.ok() && !recovery_due) {', 'if (status.ok()) {'),
+    ('give: the names in leaving/ are not synced', G, '    return syncs(fs.sync_dir(folder_of(engine_)));\n',
+     '    return {};\n'),
+    ('give: the names go before the commit', G, '    if (done.ok()) done = co_await commit();\n',
+     '''    if (done.ok()) {
+      done = co_await engine_.run_syncing([this](SyncWatch& syncs) {
+        return Layer::unlink_files(engine_.runtime().fs(), engine_.directory(), layer_->id(), syncs);
+      });
+    }
+    if (done.ok()) done = co_await commit();
+'''),
+    ('give: what was not given keeps its second names', G, '      } else if (!ours || in_place) {\n',
+     '      } else if (!ours && in_place) {\n'),
+    ('give: the sums do not go with it', K, '    done = co_await core_.engine.run_syncing([this](SyncWatch&) { return copy_sums(); });\n', ''),
+    ('eraser: a file with another name is overwritten', X, '  return links > 1;\n', '  (void)links;\n  return false;\n'),
+    ('catalog: a first page that is torn is not looked for in the log', Q,
+     'const bool whole_page = at % kCatalogPageBytes == 0 && wanted == kCatalogPageBytes;',
+     'const bool whole_page = at % kCatalogPageBytes + wanted <= kCatalogPageBytes;'),
     # --- Repair.
     ('repair: what waits for the eraser comes back', Y, '    if (left_out_.at(block) != 0) return;\n', ''),
     ('repair: data without a sum is left out', Y, '} else if (!have || !all_zero(bytes)) {', '} else if (!have || (false && !all_zero(bytes))) {'),

@@ -10,8 +10,9 @@ using Kind = Op::Kind;
 
 std::string to_text(const Op& op) {
   static constexpr const char* kNames[] = {
-      "create", "write",   "fua",    "discard", "flush", "snap",   "group", "clone",  "revert",
-      "remove", "replace", "resize", "rename",  "erase", "settle", "sweep", "reopen", "kill"};
+      "create",    "write",  "fua",     "discard", "flush",  "snap", "group", "clone",
+      "revert",    "remove", "replace", "resize",  "rename", "put",  "take",  "give",
+      "take back", "erase",  "settle",  "sweep",   "reopen", "kill"};
   return fmt::format("{} {} {} {}+{}{}", kNames[static_cast<std::size_t>(op.kind)], op.a, op.b,
                      op.block, op.blocks, op.unit_bytes == kSectorBytes ? "s" : "");
 }
@@ -65,6 +66,12 @@ std::vector<Op> standard_workload() {
                              {Kind::kDiscard, "a", "", 2, 2},
                              {Kind::kFlush, "a", "", 0, 0},
                              {Kind::kRemove, "a@s", "", 0, 0},
+                             {Kind::kPutFile, "/in/f", "", 0, 19, kSectorBytes},
+                             {Kind::kTake, "t", "/in/f", 0, 4},
+                             {Kind::kWrite, "t", "", 1, 3},
+                             {Kind::kFlush, "t", "", 0, 0},
+                             {Kind::kErase, "", "", 0, 0},
+                             {Kind::kRemove, "t", "", 0, 0},
                              {Kind::kErase, "", "", 0, 0}};
   ops.insert(ops.end(), more.begin(), more.end());
   return ops;

@@ -25,6 +25,10 @@ struct Op {
     kReplace,        // a takes over what b holds, which is gone then
     kResize,         // a; blocks
     kRename,         // a; b
+    kPutFile,        // a: a file of the host's, below /in; blocks: size
+    kTake,           // a: new volume; b: such a file, which is gone then; blocks: size, at least
+    kGive,           // a: a volume of one layer that leaves the store
+    kTakeGiven,      // a: one that left comes back, as to another store
     kErase,          // until the queue is empty
     kSettle,
     kSweep,

@@ -90,6 +90,29 @@ TEST_F(ServiceTest, SharesRegularFilesAlone) {
   EXPECT_EQ(share(pipe, kMiB), Code::kInvalid) << "and nobody waits for a writer";
 }
 
+// The store and the file lie on the host's temporary folder, whatever that is.
+TEST_F(ServiceTest, TakesRegularFilesAlone) {
+  const auto take = [&](const std::string& file, std::uint64_t size_bytes) {
+    return code_of("volume.take_file", {{"name", "t"}, {"file", file}, {"size_bytes", size_bytes}});
+  };
+  const std::string file = folder_ / "file";
+  std::ofstream(file) << std::string(kMiB, 'f');
+  EXPECT_EQ(take(folder_ / "nothing", kMiB), Code::kNotFound);
+  EXPECT_EQ(take("/dev/null", kMiB), Code::kInvalid);
+  const std::string pipe = folder_ / "pipe";
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  EXPECT_EQ(take(pipe, kMiB), Code::kInvalid) << "and nobody waits for a writer";
+  EXPECT_EQ(take(file, kMiB / 2), Code::kInvalid) << "it is longer";
+  {
+    const std::ifstream reader(file);
+    EXPECT_EQ(take(file, kMiB), Code::kBusy);
+  }
+  EXPECT_TRUE(std::filesystem::exists(file));
+  EXPECT_EQ(take(file, 2 * kMiB), Code::kOk);
+  EXPECT_FALSE(std::filesystem::exists(file));
+  EXPECT_EQ(must("volume.info", {{"name", "t"}})["size_bytes"], 2 * kMiB);
+}
+
 TEST_F(ServiceTest, LimitsArePartOfANode) {
   must("volume.create", {{"name", "a"}, {"size_bytes", kMiB}});
   EXPECT_EQ(must("volume.info", {{"name", "a"}})["limits"], Json::object());

@@ -313,16 +313,37 @@ test_driver_commands() {
   expect 2 'reserved_percentage' driver stats --reserved-percentage 101
 }
 
-# A file by hand: whole GiB, and the file stays.
+# A file by hand: whole GiB; the file itself becomes the volume, or stays.
 test_managed_file() {
+  local inode
   head -c 70000 /dev/urandom >"$work/file.raw"
+  cp "$work/file.raw" "$work/same.raw"
+  inode=$(stat -c %i "$work/same.raw")
   expect 3 . manage "$work/nothing.raw" volume-2
-  expect 0 'volume-2 is managed, 1.0 GiB' manage "$work/file.raw" volume-2
+  expect 0 'volume-2 is managed, 1.0 GiB' manage "$work/same.raw" volume-2
+  [[ ! -e $work/same.raw ]] || fail "the file that was taken is there still"
+  is "the layer is the file" 1 "$(find "$VOLTREE_STORE/layers" -inum "$inode" | wc -l)"
+  is "nobody's but the store's" "600 $(id -u)" \
+    "$(stat -c '%a %u' "$(find "$VOLTREE_STORE/layers" -inum "$inode")")"
+  "$voltree" export volume-2 "$work/back.raw" --quiet
+  cmp -n 70000 "$work/file.raw" "$work/back.raw" || fail "the volume differs from the file that it was"
+  rm "$work/back.raw"
+  expect 0 'deleted' delete volume-2 --wait
+  expect 0 'volume-2 is managed, 1.0 GiB' manage --keep "$work/file.raw" volume-2
   "$voltree" export volume-2 "$work/back.raw" --quiet
   cmp -n 70000 "$work/file.raw" "$work/back.raw" || fail "the volume differs from its file"
   is "the size of the volume" 1073741824 "$(stat -c %s "$work/back.raw")"
   rm "$work/back.raw"
   expect 1 'volume-2' manage "$work/file.raw" volume-2
+  ln "$work/file.raw" "$work/second.raw"
+  expect 0 'copied, and stays.*names' manage "$work/file.raw" volume-4
+  exec 9<"$work/file.raw"
+  rm "$work/second.raw"
+  expect 0 'deleted' delete volume-4
+  expect 0 "copied, and stays: $work/file.raw: somebody has it open" manage "$work/file.raw" volume-4
+  exec 9<&-
+  [[ -e $work/file.raw ]] || fail "a file that somebody has open is gone"
+  expect 0 'deleted' delete volume-4
   printf 'QFI\373' >"$work/image.raw"
   truncate -s 1M "$work/image.raw"
   expect 2 'qcow2' manage "$work/image.raw" volume-3

@@ -147,7 +147,7 @@ def stand_in_for_images():
 
 def stand_in():
     stand_in_for_images()
-    cfg = module('oslo_config.cfg', StrOpt=option, IntOpt=option, ListOpt=option,
+    cfg = module('oslo_config.cfg', StrOpt=option, IntOpt=option, ListOpt=option, BoolOpt=option,
                  CONF=Options(host='stor1', volume_name_template='volume-%s',
                               image_compress_on_upload=True))
     module('oslo_config', cfg=cfg)
@@ -292,9 +292,16 @@ class ShimTest(unittest.TestCase):
                 self.driver.manage_existing_get_size(None, reference)
             self.driver.configuration.values['voltree_manage_directories'] = [folder]
             self.assertEqual(self.driver.manage_existing_get_size(None, reference), 1)
+            self.driver.configuration.values['voltree_manage_keeps_files'] = True
             self.driver.manage_existing(volume('mine'), reference)
             with open(path, 'rb') as file, open(self.driver.local_path(volume('mine')), 'rb') as disk:
                 self.assertEqual(disk.read(5000), file.read())
+            self.driver.delete_volume(volume('mine'))
+            # It becomes the volume itself, where its file system is the store's.
+            self.driver.configuration.values['voltree_manage_keeps_files'] = False
+            self.driver.manage_existing(volume('mine'), reference)
+            with open(self.driver.local_path(volume('mine')), 'rb') as disk:
+                self.assertEqual(disk.read(5000), b'first' * 1000)
             self.driver.delete_volume(volume('mine'))
 
     def test_groups(self):

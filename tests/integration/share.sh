@@ -131,10 +131,11 @@ apart() { # apart TYPE
   is "$1: nor the other way" "$sum" "$(sha256sum "$host/source")"
 }
 
-manage() { # manage PATH DIRECTORIES: what Cinder is told: the size, or the exception
+manage() { # manage PATH DIRECTORIES [KEEP]: what Cinder is told: the size, or the exception
   local size made reference configuration
   reference=$(jq -cn --arg path "$1" '{"source-name": $path}')
-  configuration=$(jq -cn --arg directories "$2" '{manage_directories: $directories | split(" "), free_min_bytes: 0}')
+  configuration=$(jq -cn --arg directories "$2" --argjson keep "${3:-false}" \
+    '{manage_directories: $directories | split(" "), free_min_bytes: 0, manage_keeps_files: $keep}')
   size=$(driver_call manage_existing_get_size "{\"existing_ref\":$reference}" "$configuration")
   made=$(driver_call manage_existing \
     "{\"existing_ref\":$reference,\"volume\":{\"name\":\"volume-1\",\"id\":\"1\",\"size\":$(jq '.answer // 0' <<<"$size")}}" \
@@ -145,24 +146,103 @@ manage() { # manage PATH DIRECTORIES: what Cinder is told: the size, or the exce
   jq -rs '.[1].exception // .[0].answer' <<<"$size$made"
 }
 
+other=$host/other other_daemon=''
+start_other() {
+  rm -f "$other/run/control.sock"
+  "$voltree" --store "$other" serve --foreground 2>>"$work/daemon.log" &
+  other_daemon=$!
+  wait_until "a daemon on the other store" test -S "$other/run/control.sock"
+}
+
+location_of_other() {
+  VOLTREE_STORE=$other driver_call get_volume_stats '{"refresh":true}' '{"host_name":"stor1"}' |
+    jq -r '.answer.pools[0].location_info'
+}
+
+migrate() { # migrate NAME LOCATION: whether it moved
+  driver_call migrate_volume \
+    "{\"volume\":{\"name\":\"$1\",\"size\":1},\"host\":\"stor1@other#pool\",\"location_info\":\"$2\"}" \
+    '{"free_min_bytes":0,"host_name":"stor1"}' | jq .answer.moved
+}
+
+make_one_layer() { # make_one_layer NAME MIB: and its layer's inode
+  "$voltree" create "$1" 1G >/dev/null
+  dd if=/dev/urandom of="$work/mnt/volumes/$1" bs=1M seek=40 count="$2" conv=notrunc status=none
+  find "$VOLTREE_STORE/layers" -type f ! -name '*.sum' -printf '%f %i\n' | sort | tail -1 | cut -d' ' -f2
+}
+
+whole_sum() { # whole_sum STORE NAME
+  "$voltree" --store "$1" export "$2" - --quiet | sha256sum | cut -d' ' -f1
+}
+
+# One that is a single layer goes as it lies there, on whatever file system.
+goes() { # goes TYPE LOCATION
+  local inode sum before after
+  inode=$(make_one_layer going 64)
+  "$voltree" qos going total_iops_sec=500 >/dev/null
+  sum=$(whole_sum "$VOLTREE_STORE" going)
+  before=$(used_bytes)
+  is "$1: it goes" true "$(migrate going "$2")"
+  after=$(used_bytes)
+  ((after - before < (8 << 20))) || fail "$1: $((after - before)) bytes more are used: it was copied"
+  is "$1: its layer is what it was" 1 "$(find "$other/layers" -inum "$inode" -links 1 | wc -l)"
+  is "$1: nothing stays here" "" "$(find "$VOLTREE_STORE/leaving" -type f)"
+  is "$1: gone" 0 "$(json 'sum(n["name"] == "going" for n in a["nodes"])' list)"
+  is "$1: whole there" "$sum" "$(whole_sum "$other" going)"
+  is "$1: with its limits" "{'total_iops_sec': 500}" "$(json 'a["limits"]' --store "$other" show going)"
+  is "$1: told again" true "$(migrate going "$2")"
+  check "$1: erase it there" "$voltree" --store "$other" delete going --wait
+}
+
+# A daemon that dies in between leaves it in one of the two, or between them; the next try ends it.
+dies_while_it_goes() { # dies_while_it_goes TYPE LOCATION
+  local sum i whom=here moved try
+  for i in {1..6}; do
+    make_one_layer "going-$i" 8 >/dev/null
+    sum=$(whole_sum "$VOLTREE_STORE" "going-$i")
+    migrate "going-$i" "$2" >/dev/null 2>&1 &
+    background=("$!")
+    sleep "0.0$i" # anywhere: what is looked for holds at any moment
+    if [[ $whom == here ]]; then
+      kill_daemon
+      start_daemon --allow-other
+      whom=there
+    else
+      kill -KILL "$other_daemon"
+      wait "$other_daemon" 2>/dev/null || true
+      start_other
+      whom=here
+    fi
+    wait "${background[0]}" || true
+    background=()
+    moved=$(migrate "going-$i" "$2")
+    # A daemon that was killed lets go of its files a moment after it is gone.
+    for ((try = 0; try < 50; try++)); do
+      [[ $moved == true ]] && break
+      sleep 0.1
+      moved=$(migrate "going-$i" "$2")
+    done
+    is "$1: in the end it goes" true "$moved"
+    is "$1: from here" 0 "$(json "sum(n['name'] == 'going-$i' for n in a['nodes'])" list)"
+    is "$1: whole" "$sum" "$(whole_sum "$other" "going-$i")"
+    check "$1: delete it" "$voltree" --store "$other" delete "going-$i" --wait
+  done
+  is "$1: nothing stays between them" "" "$(find "$VOLTREE_STORE/leaving" -type f)"
+}
+
 # A volume that moves to a store on the same file system takes its blocks with it.
 moves() { # moves TYPE
-  local other=$host/other sum before after location daemon
+  local sum before after location
   "$voltree" --store "$other" init >/dev/null
-  "$voltree" --store "$other" serve --foreground 2>>"$work/daemon.log" &
-  daemon=$!
-  wait_until "a daemon on the other store" test -S "$other/run/control.sock"
+  start_other
   "$voltree" clone first moving --size 1G
   "$voltree" snapshot moving@gone # blocks in several layers
   dd if=/dev/urandom of="$work/mnt/volumes/moving" bs=1M seek=40 count=16 conv=notrunc status=none
   "$voltree" delete moving@gone
   sum=$(exported_sum moving $((1 << 30)))
-  location=$(VOLTREE_STORE=$other driver_call get_volume_stats '{"refresh":true}' '{"host_name":"stor1"}' |
-    jq -r '.answer.pools[0].location_info')
+  location=$(location_of_other)
   before=$(used_bytes)
-  is "$1: it moves" true "$(driver_call migrate_volume \
-    "{\"volume\":{\"name\":\"moving\",\"size\":1},\"host\":\"stor1@other#pool\",\"location_info\":\"$location\"}" \
-    '{"free_min_bytes":0,"host_name":"stor1"}' | jq .answer.moved)"
+  is "$1: it moves" true "$(migrate moving "$location")"
   # What is overwritten of a shared block is new space, until its file goes.
   check "$1: what was here is erased" "$voltree" erase --wait
   after=$(used_bytes)
@@ -171,9 +251,11 @@ moves() { # moves TYPE
   fi
   is "$1: here" 0 "$(json 'sum(n["name"] == "moving" for n in a["nodes"])' list)"
   is "$1: there, whole" "$sum" "$("$voltree" --store "$other" export moving - --quiet | sha256sum | cut -d' ' -f1)"
+  goes "$1" "$location"
+  dies_while_it_goes "$1" "$location"
   check "$1: every checksum there" "$voltree" --store "$other" check --data
-  kill "$daemon"
-  wait "$daemon" || true
+  kill "$other_daemon"
+  wait "$other_daemon" || true
 }
 
 refused=ManageExistingInvalidReference
@@ -201,15 +283,56 @@ what_cinder_may_take() { # what_cinder_may_take TYPE
   is "$1: a volume's file" $refused "$(manage "$work/mnt/volumes/first" "$work /")"
   is "$1: nothing was made" 0 "$(json 'sum("volume-1" in n["name"] for n in a["nodes"])' list)"
 
-  local before after
+  local before after sum inode
+  sum=$(sha256sum <"$host/in/file")
   before=$(used_bytes)
-  is "$1: a file, by a link from elsewhere" 1 "$(manage "$host/out/inwards" "/nowhere $host/linked")"
+  is "$1: a file, by a link from elsewhere, that stays" 1 "$(manage "$host/out/inwards" "/nowhere $host/linked" true)"
   after=$(used_bytes)
   [[ $1 == ext4 ]] || ((after - before < data_bytes / 4)) || fail "$1: manage copied $((after - before)) bytes"
   is "$1: whole GiB" $((1 << 30)) "$(json 'a["size_bytes"]' show volume-1)"
-  is "$1: what Cinder took in" "$(sha256sum <"$host/in/file")" \
-    "$(head -c $file_bytes "$work/mnt/volumes/volume-1" | sha256sum)"
+  is "$1: what Cinder took in" "$sum" "$(head -c $file_bytes "$work/mnt/volumes/volume-1" | sha256sum)"
   is "$1: and again" 1 "$(manage "$host/in/file" "$host/in")"
+  check "$1: delete it" "$voltree" delete volume-1 --wait
+
+  # The file itself, on whatever file system.
+  inode=$(stat -c %i "$host/in/file")
+  before=$(used_bytes)
+  is "$1: the file itself, by a link from elsewhere" 1 "$(manage "$host/out/inwards" "/nowhere $host/linked")"
+  after=$(used_bytes)
+  ((after - before < data_bytes / 4)) || fail "$1: manage copied $((after - before)) bytes"
+  [[ ! -e $host/in/file ]] || fail "$1: the file is where it was"
+  is "$1: the layer is the file" 1 "$(find "$VOLTREE_STORE/layers" -inum "$inode" | wc -l)"
+  is "$1: whole GiB of it" $((1 << 30)) "$(json 'a["size_bytes"]' show volume-1)"
+  is "$1: what Cinder took" "$sum" "$(head -c $file_bytes "$work/mnt/volumes/volume-1" | sha256sum)"
+  is "$1: when the answer was lost" 1 "$(manage "$host/out/file" "$host/out")"
+  [[ -e $host/out/file ]] || fail "$1: the volume was there, and the file went"
+}
+
+# A daemon that dies while it takes a file leaves the file or the volume.
+dies_while_it_takes() { # dies_while_it_takes TYPE
+  local sum name i
+  sum=$(sha256sum <"$host/out/file" | cut -d' ' -f1)
+  for i in {1..6}; do
+    "$voltree" manage "$host/out/file" "taken-$i" >/dev/null 2>&1 &
+    background=("$!")
+    sleep "0.0$i" # anywhere: what is looked for holds at any moment
+    kill_daemon
+    wait "${background[0]}" || true
+    background=()
+    start_daemon --allow-other
+    name=$(json '" ".join(n["name"] for n in a["nodes"] if n["name"].startswith("taken-"))' list)
+    if [[ -z $name ]]; then
+      is "$1: the file is what it was" "$sum 1" \
+        "$(sha256sum <"$host/out/file" | cut -d' ' -f1) $(stat -c %h "$host/out/file")"
+      continue
+    fi
+    is "$1: the volume is whole" "$sum" "$(exported_sum "$name" $file_bytes)"
+    [[ ! -e $host/out/file ]] || fail "$1: the file is there, too"
+    "$voltree" export "$name" "$host/out/file" --quiet
+    truncate -s $file_bytes "$host/out/file"
+    check "$1: delete it" "$voltree" delete "$name" --wait
+  done
+  check "$1: every checksum after that" "$voltree" check --data
 }
 
 try_host() { # try_host TYPE
@@ -229,6 +352,7 @@ try_host() { # try_host TYPE
   after_the_power_failed "$1" "$sum"
   apart "$1"
   what_cinder_may_take "$1"
+  dies_while_it_takes "$1"
   moves "$1"
   check "$1: the store is sound" "$voltree" check --data
   sum=$(sha256sum "$host/source")

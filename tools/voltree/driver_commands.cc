@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <optional>
 
+#include "driver/images/file_take.h"
 #include "driver/images/image_import.h"
 #include "driver/images/stop_signals.h"
 #include "tools/voltree/command.h"
@@ -63,6 +64,7 @@ struct ManageOptions {
   std::string name;
   bool list = false;
   bool snapshots = false;
+  bool keep = false;
 };
 
 Status list_manageable(Cli& cli, const ManageOptions& options) {
@@ -88,8 +90,8 @@ Status list_manageable(Cli& cli, const ManageOptions& options) {
   return {};
 }
 
-// The file stays what it is. No format is said, so that what looks like an image of another kind is
-// refused.
+// The file itself becomes the volume where it can; elsewhere it is copied, and stays. No format is
+// said, so that what looks like an image of another kind is refused.
 Status manage_file(Cli& cli, const ManageOptions& options) {
   std::error_code failure;
   const std::uint64_t file_bytes = std::filesystem::file_size(options.reference, failure);
@@ -98,10 +100,24 @@ Status manage_file(Cli& cli, const ManageOptions& options) {
   import.file = options.reference;
   import.name = options.name;
   import.size_bytes = std::max<std::uint64_t>((file_bytes + kGiB - 1) / kGiB, 1) * kGiB;
-  const StopSignals signals;
   VT_ASSIGN_OR_RETURN(Client * client, cli.client());
-  ProgressMeter meter("taking in " + options.reference + ":");
-  return import_image(*client, import, meter.sink()).status();
+  // A daemon gives the taking up when this process ends.
+  std::optional<StopSignals> signals;
+  if (!client->is_daemon()) signals.emplace();
+  std::optional<ProgressMeter> meter("taking in " + options.reference + ":");
+  TakeResult moved;
+  if (!options.keep) {
+    VT_ASSIGN_OR_RETURN(moved, take_file(*client, options.reference, options.name,
+                                         *import.size_bytes, meter->sink()));
+  }
+  if (moved.taken) return {};
+  if (!signals) signals.emplace();
+  VT_RETURN_IF_ERROR(import_image(*client, import, meter->sink()).status());
+  meter.reset();
+  if (!options.keep) {
+    print_warning(fmt::format("{} was copied, and stays: {}", options.reference, moved.why));
+  }
+  return {};
 }
 
 Status manage_node(Cli& cli, const NodeName& from, const NodeName& to) {
@@ -245,6 +261,7 @@ void add_driver_commands(CLI::App& app, Cli& cli) {
               manage, run_manage);
   command->add_option("WHAT", manage->reference, "VOLUME, VOLUME@SNAPSHOT or the path of a file");
   command->add_option("NAME", manage->name, "Its new name; a volume grows to whole GiB");
+  command->add_flag("--keep", manage->keep, "Copy a file and leave it, also where it can be moved");
   command->add_flag("--list", manage->list, "What there is to take in");
   command->add_flag("--snapshots", manage->snapshots, "With --list: snapshots");
 

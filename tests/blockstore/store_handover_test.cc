@@ -1,0 +1,127 @@
+// A volume that goes to another store: what it is there, what cannot go, and what stays damaged.
+#include "blockstore/store_handover.h"
+
+#include "tests/blockstore/store_fixture.h"
+
+namespace voltree {
+namespace {
+
+class StoreHandoverTest : public StoreTest {
+ protected:
+  void SetUp() override {
+    StoreTest::SetUp();
+    ok(Store::create(*runtime_, "/other", {}));
+    auto opened = runtime_->sync_wait(Store::open(*runtime_, "/other", {.background_work = false}));
+    ASSERT_TRUE(opened.ok()) << opened.status().message();
+    other_ = std::move(opened).value();
+    create("v", 8 * kMiB);
+    fill("v", kMiB, 2 * kMiB, 'v');
+    fill("v", 5 * kMiB, kMiB, 'w');
+  }
+  void TearDown() override {
+    ok(other_->close());
+    other_.reset();
+    StoreTest::TearDown();
+  }
+  Result<GivenVolume> give(const std::string& name) {
+    return runtime_->sync_wait(StoreHandover::give(*store_, name));
+  }
+  Status take(Store& store, const GivenVolume& given) {
+    return runtime_->sync_wait(StoreHandover::take(store, given));
+  }
+  // Of the volume in the other store.
+  Result<Bytes> read_there(std::uint64_t offset, std::uint64_t length) {
+    const auto there = runtime_->sync_wait(other_->open_device("v"));
+    if (!there.ok()) return there.status();
+    Bytes got(length);
+    const Status status = runtime_->sync_wait((*there)->read(offset, got));
+    if (!status.ok()) return status;
+    return got;
+  }
+
+  std::unique_ptr<Store> other_;
+};
+
+TEST_F(StoreHandoverTest, ItIsWhatItWas) {
+  QosLimits limits;
+  ok(limits.set("total_iops_sec", 7));
+  ok(store_->set_qos("v", limits));
+  const auto given = give("v");
+  ASSERT_TRUE(given.ok()) << given.status().message();
+  EXPECT_EQ(code([](Store& store) -> Task<Status> {
+              co_return (co_await store.open_device("v")).status();
+            }(*store_)),
+            Code::kNotFound);
+  EXPECT_EQ(pool().layers, 0U);
+  const FileIdentity was = *runtime_->fs().identity(given->data);
+  // Told again, it is the same.
+  EXPECT_EQ(give("v")->data, given->data);
+  ok(take(*other_, *given));
+  EXPECT_EQ(*read_there(kMiB, 2 * kMiB), Bytes(2 * kMiB, std::byte{'v'}));
+  EXPECT_EQ(*read_there(5 * kMiB, kMiB), Bytes(kMiB, std::byte{'w'}));
+  EXPECT_EQ(*read_there(3 * kMiB, 2 * kMiB), Bytes(2 * kMiB));
+  const auto extents = runtime_->sync_wait(other_->extents("v"));
+  EXPECT_EQ(*runtime_->fs().identity(extents->front().file), was);
+  EXPECT_EQ(runtime_->sync_wait(other_->qos("v"))->limits, limits);
+  EXPECT_TRUE(runtime_->fs().list_dir("/store/leaving")->empty());
+  EXPECT_EQ(give("v").status().code(), Code::kNotFound);
+  EXPECT_EQ(take(*other_, *given).code(), Code::kExists);
+}
+
+TEST_F(StoreHandoverTest, WhatTheOtherStoreWillNotHaveComesBack) {
+  ok(other_->create_volume("v", kMiB, std::nullopt));
+  const auto given = give("v");
+  ASSERT_TRUE(given.ok()) << given.status().message();
+  EXPECT_EQ(take(*other_, *given).code(), Code::kExists);
+  ok(take(*store_, *given));
+  EXPECT_EQ(at("v", kMiB, 2 * kMiB), 'v');
+  EXPECT_TRUE(runtime_->fs().list_dir("/store/leaving")->empty());
+}
+
+TEST_F(StoreHandoverTest, WhatCannotGoStays) {
+  EXPECT_EQ(give("nobody").status().code(), Code::kNotFound);
+  create("empty", kMiB);
+  EXPECT_EQ(give("empty").status().code(), Code::kNotSupported);
+  {
+    const auto open = device("v");
+    EXPECT_EQ(give("v").status().code(), Code::kBusy);
+  }
+  ok(store_->snapshot("v", "s"));
+  EXPECT_EQ(give("v").status().code(), Code::kNotSupported);
+  fill("v", 0, kMiB, 'x');
+  EXPECT_EQ(give("v").status().code(), Code::kNotSupported);
+  remove("v@s");
+  EXPECT_EQ(give("v").status().code(), Code::kNotSupported) << "it has two layers";
+  EXPECT_EQ(at("v", kMiB, 2 * kMiB), 'v');
+  EXPECT_EQ(at("v", 0, kMiB), 'x');
+}
+
+// Its sums go with it, and are not made anew of what is there.
+TEST_F(StoreHandoverTest, I9_WhatIsDamagedStaysDamaged) {
+  const auto given = give("v");
+  ASSERT_TRUE(given.ok()) << given.status().message();
+  {
+    auto file = runtime_->fs().open(given->data, {});
+    ok((*file)->write_sync(Bytes(1, std::byte{'!'}), kMiB + 5));
+  }
+  ok(take(*other_, *given));
+  EXPECT_EQ(read_there(kMiB, kBlockBytes).status().code(), Code::kDamaged);
+  EXPECT_EQ(*read_there(kMiB + kBlockBytes, kBlockBytes), Bytes(kBlockBytes, std::byte{'v'}));
+}
+
+TEST_F(StoreHandoverTest, ANoteThatIsNotOursNamesNoVolume) {
+  const auto given = give("v");
+  ASSERT_TRUE(given.ok()) << given.status().message();
+  const std::string note = given->data.substr(0, given->data.size() - 4) + "volume";
+  {
+    auto file = runtime_->fs().open(note, {});
+    ok((*file)->write_sync(Bytes(1, std::byte{'x'}), 20));
+  }
+  EXPECT_EQ(give("v").status().code(), Code::kNotFound);
+  EXPECT_TRUE(*runtime_->fs().exists(given->data));
+  ok(take(*other_, *given));
+  EXPECT_EQ(*read_there(5 * kMiB, kMiB), Bytes(kMiB, std::byte{'w'}));
+}
+
+}  // namespace
+}  // namespace voltree

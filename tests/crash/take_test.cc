@@ -1,0 +1,162 @@
+// A file that becomes a volume: wherever the power fails or the daemon dies, there is the file as
+// it was, or the volume, whole; never both, and never neither. The model has files as nodes.
+#include <gtest/gtest.h>
+
+#include "tests/crash/crash_run.h"
+#include "tests/crash/fault_run.h"
+#include "tests/crash/machine.h"
+
+namespace voltree::crash {
+namespace {
+
+using Kind = Op::Kind;
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr std::size_t kShare = 8;
+#else
+constexpr std::size_t kShare = 1;
+#endif
+
+// A file whose end lies within a block.
+std::vector<Op> taking(std::uint64_t volume_blocks) {
+  return {{Kind::kPutFile, "/in/f", "", 0, 19, kSectorBytes},
+          {Kind::kTake, "t", "/in/f", 0, volume_blocks}};
+}
+
+void hold(std::vector<Op> ops, const ExploreOptions& options, Counts& counts) {
+  Recording recording;
+  const std::optional<Failure> wrong = record(ops, options.seed, recording);
+  ASSERT_FALSE(wrong) << to_text(ops) << wrong->what;
+  const std::optional<Failure> failure = explore(recording, options, counts);
+  EXPECT_FALSE(failure) << to_text(ops) << failure->what;
+}
+
+TEST(Take, EveryCrashLeavesTheFileOrTheVolume) {
+  Counts counts;
+  std::vector<Op> ops = taking(4);
+  ops.push_back({Kind::kWrite, "t", "", 1, 3});
+  ops.push_back({Kind::kFlush, "t", "", 0, 0});
+  hold(ops, {.keep = 1.0 / kShare, .recovery_share = 0.5}, counts);
+  EXPECT_GT(counts.states, 400u / kShare);
+  EXPECT_GT(counts.recovery_states, 100u / kShare);
+  EXPECT_GT(counts.daemon_deaths, 20u / kShare);
+}
+
+TEST(Take, WithWhatFollows) {
+  const std::vector<std::vector<Op>> all{
+      {{Kind::kKill, "", "", 0, 0}, {Kind::kWrite, "t", "", 0, 2}},
+      {{Kind::kSnapshot, "t@s", "", 0, 0}, {Kind::kWrite, "t", "", 0, 1}},
+      {{Kind::kRemove, "t", "", 0, 0}, {Kind::kErase, "", "", 0, 0}},
+      {{Kind::kReopen, "", "", 0, 0}, {Kind::kClone, "t", "c", 0, 0}},
+      {{Kind::kPutFile, "/in/f", "", 0, 8, kSectorBytes}, {Kind::kTake, "u", "/in/f", 0, 0}},
+  };
+  Counts counts;
+  for (const std::vector<Op>& more : all) {
+    std::vector<Op> ops = taking(0);
+    ops.insert(ops.end(), more.begin(), more.end());
+    hold(ops, {.states_per_point_max = 32, .keep = 1.0 / kShare, .recovery_share = 0.2}, counts);
+  }
+  EXPECT_GT(counts.states, 1000u / kShare);
+}
+
+// What its owner had not synced is durable when it is the volume (I1), whatever a crash has kept of
+// names and of what else was not synced.
+TEST(Take, AFileThatWasNotSynced) {
+  SimWorld world;
+  SimLog log;
+  world.record(&log);
+  Machine machine(world, 1);
+  ASSERT_TRUE(machine.create().ok());
+  ASSERT_TRUE(machine.start().ok());
+  const Op op{Kind::kTake, "t", "/f", 0, 4};
+  StoreModel model{{op.b, {}}};
+  std::size_t written = 0;  // the file's contents
+  {
+    SimRuntime runtime(world, {.seed = 1});
+    std::vector<std::byte> data(3 * kBlockBytes);
+    fill_sectors(data, 7, 0);
+    auto file = runtime.fs().open(op.b, {.create = true});
+    ASSERT_TRUE((*file)->write_sync(data, 0).ok());
+    written = log.size() - 1;
+    SectorTags tags;
+    tags.tags = {7};
+    model[op.b].sectors.assign(data.size() / kSectorBytes, tags);
+  }
+  ASSERT_TRUE(machine.perform(op, 1).ok());
+  world.log_stores();
+  SimDisk disk(log);
+  std::size_t volumes = 0;
+  for (std::size_t at = written; at <= log.size(); ++at) {
+    disk.advance(at);
+    std::vector<SimDisk::Choice> all_else;
+    for (const std::size_t event : disk.pending()) {
+      if (event != written) all_else.push_back({event});
+    }
+    for (const SimImage& image : {disk.durable(), disk.with(all_else)}) {
+      Machine after_it(image.to_world({}, 2), at);
+      ASSERT_TRUE(after_it.start().ok());
+      if (after_it.wait(after_it.store()->names()).empty()) continue;
+      ++volumes;
+      const auto wrong = after_it.look({{after(model, op, 1)}}, true);
+      ASSERT_FALSE(wrong) << "event " << at << ": " << *wrong;
+    }
+  }
+  EXPECT_GT(volumes, 2u);
+}
+
+// A volume that leaves, and one that arrives: for each store it is one or the other.
+std::vector<Op> handing_over() {
+  return {{Kind::kCreate, "v", "", 0, 4},    {Kind::kWrite, "v", "", 0, 3},
+          {Kind::kFlush, "v", "", 0, 0},     {Kind::kWrite, "v", "", 1, 1},
+          {Kind::kGive, "v", "", 0, 0},      {Kind::kTakeGiven, "v", "", 0, 0},
+          {Kind::kWrite, "v", "", 3, 1},     {Kind::kFlush, "v", "", 0, 0},
+          {Kind::kReopen, "", "", 0, 0},     {Kind::kGive, "v", "", 0, 0},
+          {Kind::kKill, "", "", 0, 0},       {Kind::kTakeGiven, "v", "", 0, 0},
+          {Kind::kSnapshot, "v@s", "", 0, 0}};
+}
+
+TEST(Handover, EveryCrashLeavesTheVolumeInOnePlace) {
+  Counts counts;
+  hold(handing_over(), {.states_per_point_max = 64, .keep = 1.0 / kShare, .recovery_share = 0.3},
+       counts);
+  EXPECT_GT(counts.states, 500u / kShare);
+  EXPECT_GT(counts.recovery_states, 100u / kShare);
+}
+
+class TakeFault : public ::testing::TestWithParam<FaultKind> {};
+
+TEST_P(TakeFault, AtEveryCall) {
+  std::vector<Op> ops = taking(4);
+  ops.push_back({Kind::kWrite, "t", "", 3, 1});
+  ops.push_back({Kind::kFlush, "t", "", 0, 0});
+  const std::vector<std::uint64_t> calls = calls_for(ops, 1, GetParam());
+  ASSERT_GT(calls.size(), 10u);
+  FaultCounts counts;
+  for (std::size_t i = 0; i < calls.size(); i += kShare) {
+    const auto failure = run_with_fault(ops, 1, GetParam(), calls[i], 3, counts);
+    ASSERT_FALSE(failure) << failure->what;
+  }
+  EXPECT_GT(counts.power_losses, 20 / kShare);
+}
+
+TEST_P(TakeFault, AtCallsOfAHandover) {
+  const std::vector<Op> ops = handing_over();
+  const std::vector<std::uint64_t> calls = calls_for(ops, 1, GetParam());
+  ASSERT_GT(calls.size(), 10u);
+  FaultCounts counts;
+  const std::size_t step = 2 * kShare;
+  for (std::size_t i = static_cast<std::size_t>(GetParam()) % step; i < calls.size(); i += step) {
+    const auto failure = run_with_fault(ops, 1, GetParam(), calls[i], 1, counts);
+    ASSERT_FALSE(failure) << failure->what;
+  }
+  EXPECT_GT(counts.power_losses, 20 / kShare);
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds, TakeFault,
+                         ::testing::Values(FaultKind::kIoErrorOnce, FaultKind::kIoErrorOn,
+                                           FaultKind::kNoSpaceOnce, FaultKind::kNoSpaceOn,
+                                           FaultKind::kHostFull, FaultKind::kTorn,
+                                           FaultKind::kInterrupted, FaultKind::kLostSync));
+
+}  // namespace
+}  // namespace voltree::crash
