@@ -125,7 +125,8 @@ Task<void> use(Store& store) {
   (void)co_await store.check({.data = true, .progress = {}});
   (void)co_await store.erase_queue();
   (void)co_await store.certificates(0, 100);
-  for (const NodeName& name : co_await store.names()) {
+  const std::vector<NodeName> names = co_await store.names();
+  for (const NodeName& name : names) {
     (void)co_await store.info(name.str());
     (void)co_await store.usage(name.str());
     const auto device = co_await store.open_device(name.str());
@@ -135,7 +136,7 @@ Task<void> use(Store& store) {
     const Status read = co_await (*device)->read(0, bytes);
     if (read.ok() && !(*device)->read_only()) (void)co_await (*device)->write(0, bytes, {});
   }
-  for (const NodeName& name : co_await store.names()) {
+  for (const NodeName& name : names) {
     (void)co_await store.remove(name.str(), {});
   }
   (void)co_await store.wait_erased(0);
