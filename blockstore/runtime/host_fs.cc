@@ -467,7 +467,9 @@ Result<std::vector<std::string>> HostFileSystem::list_dir(const std::string& pat
 
 HostFileSystem::HostFileSystem(HostIoBackend* backend)
     : backend_(backend), folders_("vt-folders", 1, 1) {
-  folders_.post([] { (void)::close_range(3, ~0U, CLOSE_RANGE_UNSHARE); });
+  // All of them: a daemon that lets go of its terminal, or of who waits for it at a pipe, must not
+  // hold it here.
+  folders_.post([] { (void)::close_range(0, ~0U, CLOSE_RANGE_UNSHARE); });
 }
 
 // For want of a descriptor a sync would count as failed, and the store would go read-only.

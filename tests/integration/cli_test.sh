@@ -320,7 +320,9 @@ test_managed_file() {
   cp "$work/file.raw" "$work/same.raw"
   inode=$(stat -c %i "$work/same.raw")
   expect 3 . manage "$work/nothing.raw" volume-2
-  expect 0 'volume-2 is managed, 1.0 GiB' manage "$work/same.raw" volume-2
+  pushd "$work" >/dev/null
+  expect 0 'volume-2 is managed, 1.0 GiB' manage ./same.raw volume-2
+  popd >/dev/null
   [[ ! -e $work/same.raw ]] || fail "the file that was taken is there still"
   is "the layer is the file" 1 "$(find "$VOLTREE_STORE/layers" -inum "$inode" | wc -l)"
   is "nobody's but the store's" "600 $(id -u)" \

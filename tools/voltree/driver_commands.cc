@@ -155,8 +155,11 @@ Status run_manage(Cli& cli, const ManageOptions& options) {
   if (options.reference.empty() || options.name.empty()) {
     return error(Code::kInvalid, "say what to take in, and as what; --list shows what there is");
   }
-  if (options.reference.front() == '/') {
-    VT_RETURN_IF_ERROR(manage_file(cli, options));
+  // No name of a volume has a slash.
+  if (options.reference.find('/') != std::string::npos) {
+    ManageOptions file = options;
+    file.reference = absolute_path(options.reference);
+    VT_RETURN_IF_ERROR(manage_file(cli, file));
     return show_managed(cli, options.name);
   }
   VT_ASSIGN_OR_RETURN(const NodeName from, parse_node_name(options.reference));
@@ -259,7 +262,8 @@ void add_driver_commands(CLI::App& app, Cli& cli) {
               "  voltree manage volume-7d6f1b9e-3c0e-4d51-9d2c-0f6d6f4a9b11@monday snapshot-1\n"
               "  voltree manage /srv/images/disk.raw volume-1",
               manage, run_manage);
-  command->add_option("WHAT", manage->reference, "VOLUME, VOLUME@SNAPSHOT or the path of a file");
+  command->add_option("WHAT", manage->reference,
+                      "VOLUME, VOLUME@SNAPSHOT or the path of a file (with a slash: ./FILE)");
   command->add_option("NAME", manage->name, "Its new name; a volume grows to whole GiB");
   command->add_flag("--keep", manage->keep, "Copy a file and leave it, also where it can be moved");
   command->add_flag("--list", manage->list, "What there is to take in");
