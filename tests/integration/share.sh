@@ -166,7 +166,7 @@ migrate() { # migrate NAME LOCATION: whether it moved
 }
 
 make_one_layer() { # make_one_layer NAME MIB: and its layer's inode
-  "$voltree" create "$1" 1G >/dev/null
+  "$voltree" create "$1" 128M >/dev/null
   dd if=/dev/urandom of="$work/mnt/volumes/$1" bs=1M seek=40 count="$2" conv=notrunc status=none
   find "$VOLTREE_STORE/layers" -type f ! -name '*.sum' -printf '%f %i\n' | sort | tail -1 | cut -d' ' -f2
 }
@@ -197,7 +197,7 @@ goes() { # goes TYPE LOCATION
 # A daemon that dies in between leaves it in one of the two, or between them; the next try ends it.
 dies_while_it_goes() { # dies_while_it_goes TYPE LOCATION
   local sum i whom=here moved try
-  for i in {1..6}; do
+  for i in {1..4}; do
     make_one_layer "going-$i" 8 >/dev/null
     sum=$(whole_sum "$VOLTREE_STORE" "going-$i")
     migrate "going-$i" "$2" >/dev/null 2>&1 &
@@ -235,11 +235,11 @@ moves() { # moves TYPE
   local sum before after location
   "$voltree" --store "$other" init >/dev/null
   start_other
-  "$voltree" clone first moving --size 1G
+  "$voltree" clone first moving --size 128M
   "$voltree" snapshot moving@gone # blocks in several layers
   dd if=/dev/urandom of="$work/mnt/volumes/moving" bs=1M seek=40 count=16 conv=notrunc status=none
   "$voltree" delete moving@gone
-  sum=$(exported_sum moving $((1 << 30)))
+  sum=$(exported_sum moving $((128 << 20)))
   location=$(location_of_other)
   before=$(used_bytes)
   is "$1: it moves" true "$(migrate moving "$location")"
@@ -312,7 +312,7 @@ what_cinder_may_take() { # what_cinder_may_take TYPE
 dies_while_it_takes() { # dies_while_it_takes TYPE
   local sum name i
   sum=$(sha256sum <"$host/out/file" | cut -d' ' -f1)
-  for i in {1..6}; do
+  for i in {1..4}; do
     "$voltree" manage "$host/out/file" "taken-$i" >/dev/null 2>&1 &
     background=("$!")
     sleep "0.0$i" # anywhere: what is looked for holds at any moment
