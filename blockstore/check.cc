@@ -5,6 +5,7 @@
 #include "blockstore/base/checksum.h"
 #include "blockstore/check_blocks.h"
 #include "blockstore/store_core.h"
+#include "blockstore/store_handover.h"
 
 namespace voltree {
 namespace {
@@ -141,6 +142,12 @@ class Checker {
       if (core_.engine.layers().find(id) != nullptr) continue;  // made meanwhile
       hint("{} belongs to no volume: it can be removed",
            Layer::data_path(core_.engine.directory(), id));
+    }
+    VT_CO_ASSIGN_OR_RETURN(const auto given, co_await core_.engine.runtime().run_blocking(
+                                                 [this] { return given_volumes(core_); }));
+    for (const GivenVolume& volume : given) {
+      hint("volume {} left for another store, which has not taken it: it is {}; move it again",
+           quoted(volume.name), volume.data);
     }
     co_return Status();
   }

@@ -306,6 +306,19 @@ Task<Status> StoreHandover::take(Store& store, GivenVolume volume) {
   co_return co_await store.set_qos(volume.name, volume.limits);
 }
 
+Result<std::vector<GivenVolume>> given_volumes(StoreCore& core) {
+  VT_ASSIGN_OR_RETURN(const std::set<LayerId> layers, leaving_layers(core.engine));
+  std::vector<GivenVolume> all;
+  for (const LayerId layer : layers) {
+    if (core.engine.layers().find(layer) != nullptr) continue;  // it could not be given
+    VT_ASSIGN_OR_RETURN(const std::optional<GivenVolume> given, read_note(core.engine, layer));
+    if (!given) continue;
+    VT_ASSIGN_OR_RETURN(const bool there, core.engine.runtime().fs().exists(given->data));
+    if (there) all.push_back(*given);
+  }
+  return all;
+}
+
 // The catalog says whether a volume was given: its layer is a row, or not.
 Task<Status> settle_leaving(StoreCore& core, const CatalogImage& image) {
   co_return co_await core.engine.run_syncing([&](SyncWatch& syncs) -> Status {

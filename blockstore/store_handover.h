@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "blockstore/catalog.h"
 #include "blockstore/qos.h"
@@ -41,5 +42,8 @@ class StoreHandover {
 // What a crash left of giving: names of files that the catalog still has go. Before any layer is
 // opened.
 Task<Status> settle_leaving(StoreCore& core, const CatalogImage& image);
+
+// Those that were given, and that no store has taken so far. Blocking.
+Result<std::vector<GivenVolume>> given_volumes(StoreCore& core);
 
 }  // namespace voltree

@@ -53,10 +53,19 @@ TEST_F(StoreHandoverTest, ItIsWhatItWas) {
             }(*store_)),
             Code::kNotFound);
   EXPECT_EQ(pool().layers, 0U);
+  const auto findings = [this] {
+    std::string all;
+    const auto report = runtime_->sync_wait(store_->check({}));
+    for (const CheckFinding& finding : report->findings) all += finding.what;
+    return all;
+  };
+  EXPECT_NE(findings().find("volume \"v\" left for another store"), std::string::npos)
+      << findings();
   const FileIdentity was = *runtime_->fs().identity(given->data);
   // Told again, it is the same.
   EXPECT_EQ(give("v")->data, given->data);
   ok(take(*other_, *given));
+  EXPECT_EQ(findings(), "");
   EXPECT_EQ(*read_there(kMiB, 2 * kMiB), Bytes(2 * kMiB, std::byte{'v'}));
   EXPECT_EQ(*read_there(5 * kMiB, kMiB), Bytes(kMiB, std::byte{'w'}));
   EXPECT_EQ(*read_there(3 * kMiB, 2 * kMiB), Bytes(2 * kMiB));
