@@ -14,11 +14,13 @@
 #include <array>
 #include <cerrno>
 #include <climits>
+#include <condition_variable>
 #include <csignal>
 #include <cstdio>
 #include <cstring>
-#include <future>
 #include <limits>
+#include <mutex>
+#include <optional>
 #include <system_error>
 
 #include "blockstore/runtime/host_storage.h"
@@ -476,9 +478,18 @@ HostFileSystem::HostFileSystem(HostIoBackend* backend)
 Status HostFileSystem::sync_dir(const std::string& path) {
   int failed = sync_folder(path);
   if (failed == EMFILE || failed == ENFILE) {
-    std::promise<int> done;
-    folders_.post([&path, &done] { done.set_value(sync_folder(path)); });
-    failed = done.get_future().get();
+    std::mutex mutex;
+    std::condition_variable ended;
+    std::optional<int> result;
+    folders_.post([&] {
+      const int synced = sync_folder(path);
+      const std::lock_guard lock(mutex);
+      result = synced;
+      ended.notify_one();  // locked: all of this goes when the waiter does
+    });
+    std::unique_lock lock(mutex);
+    ended.wait(lock, [&result] { return result.has_value(); });
+    failed = *result;
   }
   return failed == 0 ? Status() : Status::from_errno(failed, path);
 }
