@@ -46,6 +46,15 @@ Status busy(const std::string& directory, const std::string& owner) {
                directory, owner);
 }
 
+// Without symbolic links; kBusy when it is this process's. Under owned_mutex().
+Result<std::string> unowned(const std::string& directory) {
+  const std::unique_ptr<char, decltype(&std::free)> real(::realpath(directory.c_str(), nullptr),
+                                                         &std::free);
+  if (real == nullptr) return Status::from_errno(errno, directory);
+  if (owned_stores().contains(real.get())) return busy(directory, "this process");
+  return std::string(real.get());
+}
+
 }  // namespace
 
 struct StoreLock::Impl {
@@ -68,13 +77,9 @@ StoreLock::~StoreLock() {
 }
 
 Result<std::unique_ptr<StoreLock>> StoreLock::take(const std::string& directory) {
-  std::unique_ptr<char, decltype(&std::free)> real(::realpath(directory.c_str(), nullptr),
-                                                   &std::free);
-  if (real == nullptr) return Status::from_errno(errno, directory);
   const std::lock_guard guard(owned_mutex());
   auto impl = std::make_unique<Impl>();
-  impl->directory = real.get();
-  if (owned_stores().contains(impl->directory)) return busy(directory, "this process");
+  VT_ASSIGN_OR_RETURN(impl->directory, unowned(directory));
   try {
     impl->lock = boost::interprocess::file_lock((impl->directory + "/LOCK").c_str());
     if (!impl->lock.try_lock()) return busy(directory, owner_of(impl->directory));
@@ -90,13 +95,9 @@ Result<std::unique_ptr<StoreLock>> StoreLock::take(const std::string& directory)
 // A file_lock wants a file that can be written, even for a shared lock; this is the same lock of
 // the kernel's.
 Result<std::unique_ptr<StoreLock>> StoreLock::share(const std::string& directory) {
-  std::unique_ptr<char, decltype(&std::free)> real(::realpath(directory.c_str(), nullptr),
-                                                   &std::free);
-  if (real == nullptr) return Status::from_errno(errno, directory);
   const std::lock_guard guard(owned_mutex());
   auto impl = std::make_unique<Impl>();
-  impl->directory = real.get();
-  if (owned_stores().contains(impl->directory)) return busy(directory, "this process");
+  VT_ASSIGN_OR_RETURN(impl->directory, unowned(directory));
   const std::string path = impl->directory + "/LOCK";
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (fd < 0) return Status::from_errno(errno, path);

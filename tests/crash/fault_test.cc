@@ -141,6 +141,7 @@ class FaultThenDoubt : public ::testing::Test {
  protected:
   using Kind = Op::Kind;
   void begin(std::uint64_t seed) {
+    machine_.reset();  // before its world
     world_ = std::make_unique<SimWorld>();
     machine_ = std::make_unique<Machine>(*world_, seed);
     model_ = StoreModel();
