@@ -22,6 +22,7 @@
 #include "blockstore/qos.h"
 #include "blockstore/runtime/io.h"
 #include "blockstore/runtime/task.h"
+#include "blockstore/volume_settings.h"
 
 namespace voltree {
 
@@ -50,11 +51,9 @@ struct NodeInfo {
   bool open = false;
   bool attached = false;
   std::uint64_t connections = 0;  // claimed devices (claim_device)
-  QosLimits limits;               // of a volume, as they were asked for
+  VolumeSettings settings;        // of a volume, as they were asked for
   std::vector<std::string>
       children;  // names of named descendants directly below (through junctions)
-  std::map<std::string, std::string> notes;  // of a volume: set_notes
-  std::uint64_t reserve_bytes = 0;           // of a volume: set_reserve
   // Layers of its own or its ancestors whose files are missing or short: what it sees of them is
   // kDamaged.
   std::vector<LayerId> failed_layers;
@@ -244,7 +243,7 @@ class Store {
 
   // --- Notes on a volume, for whoever uses the store: all of them are replaced, and durable when
   // the call returns. At most 64, keys of 1 to 128 bytes, texts of at most 1024 (kInvalid).
-  Task<Status> set_notes(std::string volume, std::map<std::string, std::string> notes);
+  Task<Status> set_notes(std::string volume, VolumeNotes notes);
 
   // --- Questions.
   Task<Result<NodeInfo>> info(std::string name);

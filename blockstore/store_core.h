@@ -59,6 +59,9 @@ class StoreCore {
 
   // What a node's I/O is held to: limits are those of a volume's head.
   QosLimits limits_of(const NodeRow& node) const;
+  // Of a volume, by its head; under state_mutex. (store_qos.cc)
+  VolumeSettings settings_of(const NodeRow& head) const;
+  void put_settings(VolumeId volume, const VolumeSettings& settings);
 
   // --- Steps (under ops_mutex_).
   Task<Result<NodeId>> new_node_id();
@@ -178,7 +181,7 @@ class StoreCore {
   std::map<std::uint64_t, AttachmentRow> attachments;
   std::map<VolumeId, QosLimits> limits;  // of volumes that have any
   bool limits_lifted = false;
-  std::map<VolumeId, std::map<std::string, std::string>> notes;  // of volumes that have any
+  std::map<VolumeId, VolumeNotes> notes;  // of volumes that have any
   std::map<NodeId, std::shared_ptr<Volume>> devices;
   std::map<NodeId, std::uint64_t> claims;             // how many ClaimedDevices there are
   std::list<std::pair<NodeId, ExtentMap>> map_cache;  // newest first

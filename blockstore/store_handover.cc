@@ -14,7 +14,7 @@ namespace voltree {
 namespace {
 
 constexpr std::string_view kMagic = "voltree leaving 1";
-constexpr std::uint64_t kNoteMaxBytes = 4096;
+constexpr std::uint64_t kNoteMaxBytes = std::uint64_t{256} << 10;  // more than all settings there may be
 
 std::string folder_of(const Engine& engine) { return engine.directory() + "/leaving"; }
 
@@ -29,10 +29,8 @@ std::string note_of(const std::string& sums) {
 
 // docs/FORMAT.md, "Volumes that leave".
 std::string encode(const GivenVolume& given) {
-  std::string text = fmt::format("{}\n{}\n{}\n", kMagic, given.name, given.size_bytes);
-  for (const auto& [key, value] : given.limits.entries()) {
-    text += fmt::format("{} {}\n", key, value);
-  }
+  const std::string text =
+      fmt::format("{}\n{}\n{}\n{}", kMagic, given.name, given.size_bytes, given.settings.encode());
   return text + fmt::format("{:016x}\n", keyed_checksum(text, 0, 0));
 }
 
@@ -45,12 +43,9 @@ std::optional<GivenVolume> decode(const std::string& text) {
   std::getline(lines, given.name);
   std::getline(lines, line);
   std::istringstream(line) >> given.size_bytes;
-  while (std::getline(lines, line)) {
-    std::istringstream limit(line);
-    std::string key;
-    std::uint64_t value = 0;
-    if (limit >> key >> value && !given.limits.set(key, value).ok()) return std::nullopt;
-  }
+  std::string settings;
+  while (std::getline(lines, line) && !lines.eof() && lines.peek() != EOF) settings += line + "\n";
+  given.settings = VolumeSettings::parse(settings);
   const bool whole = check_name(given.name).ok() && check_volume_size(given.size_bytes).ok() &&
                      encode(given) == text;
   return whole ? std::optional(given) : std::nullopt;
@@ -180,7 +175,7 @@ class Giving {
                    quoted(given_.name));
     }
     given_.size_bytes = head_.size_bytes;
-    given_.limits = core_.limits_of(head_);
+    given_.settings = core_.settings_of(head_);
     given_.data = path_of(engine_, layer_->id(), "data");
     given_.sums = path_of(engine_, layer_->id(), "sum");
     return {};
@@ -294,7 +289,7 @@ Task<Result<GivenVolume>> StoreHandover::give(Store& store, std::string volume) 
 
 Task<Status> StoreHandover::take(Store& store, GivenVolume volume) {
   FileTaking taking(*store.core_, volume.name, volume.data, {volume.size_bytes, {}, {}},
-                    volume.sums);
+                    volume.sums, volume.settings);
   VT_CO_RETURN_IF_ERROR(co_await taking.run());
   // What could not be taken away is no volume, and goes when its store is opened.
   (void)co_await store.core_->engine.runtime().run_blocking([&]() -> Status {
@@ -302,8 +297,7 @@ Task<Status> StoreHandover::take(Store& store, GivenVolume volume) {
     VT_RETURN_IF_ERROR(fs.unlink(volume.sums));
     return fs.unlink(note_of(volume.sums));
   });
-  if (volume.limits.empty()) co_return Status();
-  co_return co_await store.set_qos(volume.name, volume.limits);
+  co_return Status();
 }
 
 Result<std::vector<GivenVolume>> given_volumes(StoreCore& core) {

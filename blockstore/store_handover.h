@@ -11,8 +11,8 @@
 #include <vector>
 
 #include "blockstore/catalog.h"
-#include "blockstore/qos.h"
 #include "blockstore/store.h"
+#include "blockstore/volume_settings.h"
 
 namespace voltree {
 
@@ -23,7 +23,7 @@ struct GivenVolume {
   std::string data;  // the paths of its two files
   std::string sums;
   std::uint64_t size_bytes = 0;
-  QosLimits limits;  // they go with it
+  VolumeSettings settings;  // they go with it
 };
 
 // Thread-safe, as Store is.
@@ -35,7 +35,7 @@ class StoreHandover {
   static Task<Result<GivenVolume>> give(Store& store, std::string volume);
   // One that was given and not taken so far; kNotFound.
   static Task<Result<GivenVolume>> given(Store& store, std::string volume);
-  // As Store::take_file. Also for the store that gave it.
+  // As Store::take_file, with its settings in the same commit. Also for the store that gave it.
   static Task<Status> take(Store& store, GivenVolume volume);
 };
 

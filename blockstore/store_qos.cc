@@ -1,4 +1,5 @@
-// Limits of volumes: kept in the catalog, held to by the open volume's throttle. And notes on them.
+// Settings of volumes: limits, kept in the catalog and held to by the open volume's throttle; and
+// notes.
 #include "blockstore/store_core.h"
 
 namespace voltree {
@@ -7,6 +8,26 @@ QosLimits StoreCore::limits_of(const NodeRow& node) const {
   if (node.kind != NodeKind::kHead) return {};
   const auto found = limits.find(node.volume);
   return found == limits.end() ? QosLimits() : found->second;
+}
+
+VolumeSettings StoreCore::settings_of(const NodeRow& head) const {
+  VolumeSettings settings;
+  settings.erase_policy = volumes.at(head.volume).erase_policy;
+  settings.limits = limits_of(head);
+  if (const auto noted = notes.find(head.volume); noted != notes.end()) {
+    settings.notes = noted->second;
+  }
+  if (const auto reserve = reserves.find(head.volume); reserve != reserves.end()) {
+    settings.reserve_bytes = reserve->second;
+  }
+  return settings;
+}
+
+// (The erase policy is in the volume's row.)
+void StoreCore::put_settings(VolumeId volume, const VolumeSettings& settings) {
+  if (!settings.limits.empty()) limits[volume] = settings.limits;
+  if (!settings.notes.empty()) notes[volume] = settings.notes;
+  put_reserve(volume, settings.reserve_bytes);
 }
 
 Status StoreCore::load_limits(const std::vector<VolumeLimitRow>& rows) {
@@ -74,10 +95,7 @@ Task<Result<QosInfo>> Store::qos(std::string volume) {
   co_return info;
 }
 
-Task<Status> Store::set_notes(std::string volume, std::map<std::string, std::string> notes) {
-  constexpr std::size_t kNotesMax = 64;
-  constexpr std::size_t kKeyMaxBytes = 128;
-  constexpr std::size_t kTextMaxBytes = 1024;
+Task<Status> Store::set_notes(std::string volume, VolumeNotes notes) {
   StoreCore& core = *core_;
   const AsyncMutex::Guard guard = co_await core.ops_mutex.lock();
   VT_CO_RETURN_IF_ERROR(core.engine.check_writable());
@@ -86,17 +104,9 @@ Task<Status> Store::set_notes(std::string volume, std::map<std::string, std::str
     const std::lock_guard lock(core.state_mutex);
     VT_CO_ASSIGN_OR_RETURN(head, core.find_head(volume));
   }
-  if (notes.size() > kNotesMax) {
-    co_return error(Code::kInvalid, "a volume may have {} notes, not {}", kNotesMax, notes.size());
-  }
+  VT_CO_RETURN_IF_ERROR(check_notes(notes));
   std::vector<VolumeNoteRow> rows;
-  for (const auto& [key, text] : notes) {
-    if (key.empty() || key.size() > kKeyMaxBytes || text.size() > kTextMaxBytes) {
-      co_return error(Code::kInvalid, "a note has a key of 1 to {} bytes and a text of at most {}",
-                      kKeyMaxBytes, kTextMaxBytes);
-    }
-    rows.push_back({head.volume, key, text});
-  }
+  for (const auto& [key, text] : notes) rows.push_back({head.volume, key, text});
   const Status committed = co_await core.engine.commit(
       [&](CatalogDb& db) { return db.put_volume_notes(head.volume, rows); });
   if (!committed.ok()) {

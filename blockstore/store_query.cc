@@ -50,13 +50,7 @@ NodeInfo StoreCore::info_of(NodeId id, std::uint32_t depth, const FailedLayers& 
   if (const auto claimed = claims.find(id); claimed != claims.end()) {
     info.connections = claimed->second;
   }
-  info.limits = limits_of(node.row);
-  const auto reserve = reserves.find(node.row.volume);
-  if (node.row.kind == NodeKind::kHead && reserve != reserves.end()) {
-    info.reserve_bytes = reserve->second;
-  }
-  const auto noted = notes.find(node.row.volume);
-  if (node.row.kind == NodeKind::kHead && noted != notes.end()) info.notes = noted->second;
+  if (node.row.kind == NodeKind::kHead) info.settings = settings_of(node.row);
   std::vector<NodeId> below(node.children);
   while (!below.empty()) {
     const Lineage::Node& child = *lineage.find(below.back());

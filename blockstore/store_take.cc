@@ -85,6 +85,7 @@ Status FileTaking::open_file() {
                  options_.size_bytes);
   }
   VT_RETURN_IF_ERROR(core_.check_size_fits(options_.size_bytes));
+  VT_RETURN_IF_ERROR(settings_.check(options_.size_bytes));
   // It is its owner's still: what he has lost of it is no failure of the store. (Another store has
   // synced what it gives.)
   return sums_from_.empty() ? file_->sync_sync() : Status();
@@ -204,7 +205,7 @@ Task<Status> FileTaking::take() {
 
 Task<Status> FileTaking::make_rows() {
   VT_CO_ASSIGN_OR_RETURN(
-      rows_, co_await core_.new_volume(volume_, options_.size_bytes, options_.erase_policy));
+      rows_, co_await core_.new_volume(volume_, options_.size_bytes, settings_.erase_policy));
   row_ = {layer_, rows_.head.id, options_.size_bytes, false, rows_.volume.created_ns};
   co_return Status();
 }
@@ -218,6 +219,7 @@ Status FileTaking::name_layer(SyncWatch& syncs) {
 
 Status FileTaking::put(CatalogDb& db) const {
   VT_RETURN_IF_ERROR(rows_.put(db));
+  VT_RETURN_IF_ERROR(settings_.put(db, rows_.volume.id));
   VT_RETURN_IF_ERROR(db.put_layer(row_));
   for (auto at = index_.next_extent(0); at;) {
     const std::uint64_t region = at->first / kRegionBlocks;
@@ -270,6 +272,7 @@ void FileTaking::publish() {
   next.own(rows_.head.id, layer_);
   core_.publish(std::move(next), [this, &layer] {
     core_.volumes[rows_.volume.id] = rows_.volume;
+    core_.put_settings(rows_.volume.id, settings_);
     core_.engine.layers().add(layer);
   });
 }

@@ -7,6 +7,7 @@
 
 #include "blockstore/aligned_io.h"
 #include "blockstore/store_core.h"
+#include "blockstore/volume_settings.h"
 
 namespace voltree {
 
@@ -15,13 +16,16 @@ class FileTaking {
   // `sums_from`: a layer's sums, which say what the file holds: it is not read then, and may be of
   // another store, which gave it (store_handover.h). They go with it. Empty: there are none.
   FileTaking(StoreCore& core, std::string volume, std::string file, TakeOptions options,
-             std::string sums_from = {})
+             std::string sums_from = {}, VolumeSettings settings = {})
       : core_(core),
         fs_(core.engine.runtime().fs()),
         volume_(std::move(volume)),
         opened_as_(std::move(file)),
         options_(std::move(options)),
-        sums_from_(std::move(sums_from)) {}
+        sums_from_(std::move(sums_from)),
+        settings_(std::move(settings)) {
+    if (options_.erase_policy) settings_.erase_policy = options_.erase_policy;
+  }
   Task<Status> run();
 
  private:
@@ -48,6 +52,7 @@ class FileTaking {
   const std::string opened_as_;
   TakeOptions options_;
   const std::string sums_from_;
+  VolumeSettings settings_;
   std::unique_ptr<File> file_;
   std::string path_;  // the name that it has to lose
   std::uint64_t length_bytes_ = 0;

@@ -99,7 +99,9 @@ Answer<Json> StoreDriver::manage_file(const DriverVolume& volume, const std::str
   import.name = volume.name;
   import.size_bytes = bytes_of(gib_of(file.size_bytes));
   Result<TakeResult> moved = TakeResult{};
-  if (!options_.manage_keeps_files) {
+  if (const Status raw = check_raw(import.file); !raw.ok()) {
+    moved = raw;
+  } else if (!options_.manage_keeps_files) {
     moved = take_file(client_, import.file, volume.name, *import.size_bytes, options_.progress);
   }
   Status taken = moved.status();

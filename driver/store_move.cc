@@ -70,11 +70,12 @@ Status StoreMove::run() {
 
 Status StoreMove::send(const std::string& copy) {
   VT_ASSIGN_OR_RETURN(const std::unique_ptr<NbdDisk> from, NbdDisk::connect(from_socket_, copy));
-  VT_ASSIGN_OR_RETURN(
-      UnfinishedVolume made,
-      UnfinishedVolume::create(there_.client(), name_, from->size_bytes(), Purpose::kNew));
+  VT_ASSIGN_OR_RETURN(const Json here, here_.call("volume.info", Json{{"name", name_}}));
+  VT_ASSIGN_OR_RETURN(UnfinishedVolume made,
+                      UnfinishedVolume::create(there_.client(), name_, from->size_bytes(),
+                                               Purpose::kNew, text_in(here, "erase_policy")));
   made_.emplace(std::move(made));
-  VT_RETURN_IF_ERROR(send_limits(made_->name()));
+  VT_RETURN_IF_ERROR(send_settings(here, made_->name()));
   VT_ASSIGN_OR_RETURN(const bool shared, share(copy, from->size_bytes()));
   {
     VT_ASSIGN_OR_RETURN(const std::unique_ptr<NbdDisk> to, there_.disk(made_->name()));
@@ -102,12 +103,22 @@ Status StoreMove::compare(const std::string& copy, const std::string& other,
   return compare_disks(*from, *to, progress).with_context("the volume in the other store");
 }
 
-Status StoreMove::send_limits(const std::string& to) {
-  VT_ASSIGN_OR_RETURN(const Json qos, here_.call("qos.get", Json{{"name", name_}}));
-  Json limits = qos.value("limits", Json::object());
-  if (limits.empty()) return {};
-  limits["name"] = to;
-  return there_.client().call("qos.set", std::move(limits)).status();
+// What the volume has beside its erase policy, which a volume is made with.
+Status StoreMove::send_settings(const Json& here, const std::string& to) {
+  Client& there = there_.client();
+  Json limits = here.value("limits", Json::object());
+  if (!limits.empty()) {
+    limits["name"] = to;
+    VT_RETURN_IF_ERROR(there.call("qos.set", std::move(limits)).status());
+  }
+  Json notes = here.value("notes", Json::object());
+  if (!notes.empty()) {
+    const Json params{{"name", to}, {"notes", std::move(notes)}};
+    VT_RETURN_IF_ERROR(there.call("volume.set_notes", params).status());
+  }
+  const Json reserve = here.value("reserve_bytes", Json(0));
+  if (reserve == Json(0)) return {};
+  return there.call("volume.reserve", Json{{"name", to}, {"bytes", reserve}}).status();
 }
 
 // What was written since the copy was taken would be lost.

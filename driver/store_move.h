@@ -59,7 +59,7 @@ class StoreMove {
   Status send(const std::string& copy);
   Result<bool> share(const std::string& copy, std::uint64_t size_bytes);
   Status compare(const std::string& copy, const std::string& other, const ProgressSink& progress);
-  Status send_limits(const std::string& to);
+  Status send_settings(const Json& here, const std::string& to);
   Status check_unchanged(const std::string& copy);
   ProgressSink half(std::uint64_t which) const;
 

@@ -106,6 +106,19 @@ Json Params::object_or_empty(std::string_view name) {
   return *value;
 }
 
+VolumeNotes Params::notes_or_empty(std::string_view name) {
+  VolumeNotes notes;
+  const Json object = object_or_empty(name);
+  for (const auto& [key, text] : object.items()) {
+    if (text.is_string()) {
+      notes[key] = text.get<std::string>();
+    } else {
+      fail(fmt::format("parameter \"{}\" must have texts alone", name));
+    }
+  }
+  return notes;
+}
+
 bool Params::flag(std::string_view name) {
   const Json* value = find(name);
   if (value == nullptr) return false;

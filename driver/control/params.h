@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "blockstore/catalog.h"
+#include "blockstore/volume_settings.h"
 #include "driver/control/json.h"
 
 namespace voltree {
@@ -38,7 +39,8 @@ class Params {
                           std::uint64_t max = kNumberMax);
   std::optional<std::uint64_t> optional_number(std::string_view name);
   Json object_or_empty(std::string_view name);  // {} when absent
-  bool flag(std::string_view name);             // false when absent
+  VolumeNotes notes_or_empty(std::string_view name);
+  bool flag(std::string_view name);  // false when absent
   std::optional<ErasePolicy> optional_erase_policy(std::string_view name);
   IoPriority io_priority_or_none(std::string_view name);  // 0 when it is not given
 

@@ -205,6 +205,7 @@ const std::vector<Method>& guard_methods();   // service_guard.cc
 
 // A node as the methods show it.
 Json node_json(const NodeInfo& info);
+Json settings_json(const VolumeSettings& settings);  // of a volume: members of the same
 Json guard_json(const GuardInfo& guard);
 Json limits_json(const QosLimits::Entries& entries);
 

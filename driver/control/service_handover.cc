@@ -6,12 +6,14 @@ namespace voltree {
 namespace {
 
 Json given_json(const GivenVolume& given) {
-  return Json{
-      {"name", given.name},
-      {"data", given.data},
-      {"sums", given.sums},
-      {"size_bytes", given.size_bytes},
-      {"limits", given.limits.empty() ? Json::object() : limits_json(given.limits.entries())}};
+  Json json{{"name", given.name},
+            {"data", given.data},
+            {"sums", given.sums},
+            {"size_bytes", given.size_bytes}};
+  json.update(settings_json(given.settings));
+  // As volume.take_given has it: one that is not set is not there.
+  if (!given.settings.erase_policy) json.erase("erase_policy");
+  return json;
 }
 
 }  // namespace
@@ -41,10 +43,13 @@ Result<Json> volume_take_given(Call& call) {
   given.sums = params.text("sums");
   given.size_bytes = params.number("size_bytes");
   const Json limits = params.object_or_empty("limits");
+  given.settings.erase_policy = params.optional_erase_policy("erase_policy");
+  given.settings.notes = params.notes_or_empty("notes");
+  given.settings.reserve_bytes = params.number_or("reserve_bytes", 0);
   VT_RETURN_IF_ERROR(call.accept(params));
   for (const auto& [key, value] : limits.items()) {
     if (!value.is_number_unsigned()) return call.refuse("a limit is a number");
-    VT_RETURN_IF_ERROR(given.limits.set(key, value.get<std::uint64_t>()));
+    VT_RETURN_IF_ERROR(given.settings.limits.set(key, value.get<std::uint64_t>()));
   }
   for (const std::string& file : {given.data, given.sums}) {
     VT_RETURN_IF_ERROR(check_shareable(file));

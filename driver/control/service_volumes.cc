@@ -179,14 +179,9 @@ Result<Json> volume_replace(Call& call) {
 Result<Json> volume_set_notes(Call& call) {
   Params params(call.params());
   const std::string name = params.text("name");
-  const Json given = params.object_or_empty("notes");
+  VolumeNotes notes = params.notes_or_empty("notes");
   VT_RETURN_IF_ERROR(call.accept(params));
   VT_RETURN_IF_ERROR(check_volume_name("name", name));
-  std::map<std::string, std::string> notes;
-  for (const auto& [key, text] : given.items()) {
-    if (!text.is_string()) return call.refuse("parameter \"notes\" must have texts alone");
-    notes[key] = text.get<std::string>();
-  }
   VT_RETURN_IF_ERROR(call.wait(call.store().set_notes(name, std::move(notes))));
   return node_answer(call, name);
 }
@@ -382,6 +377,15 @@ Result<Json> volume_diff(Call& call) {
 
 }  // namespace
 
+Json settings_json(const VolumeSettings& settings) {
+  const QosLimits::Entries limits = settings.limits.entries();
+  return Json{{"erase_policy",
+               settings.erase_policy ? Json(erase_policy_name(*settings.erase_policy)) : Json()},
+              {"limits", limits.empty() ? Json::object() : limits_json(limits)},
+              {"notes", settings.notes},
+              {"reserve_bytes", settings.reserve_bytes}};
+}
+
 Json node_json(const NodeInfo& info) {
   Json node{{"name", info.name.volume.empty() ? "" : info.name.str()},
             {"kind", kind_name(info.kind)},
@@ -394,13 +398,11 @@ Json node_json(const NodeInfo& info) {
             {"open", info.open},
             {"attached", info.attached},
             {"connections", info.connections},
-            {"limits", info.limits.empty() ? Json::object() : limits_json(info.limits.entries())},
             {"children", info.children},
-            {"notes", info.notes},
-            {"reserve_bytes", info.reserve_bytes},
             {"failed_layers", info.failed_layers},
             {"id", info.id},
             {"parent", info.parent}};
+  node.update(settings_json(info.settings));
   return node;
 }
 

@@ -10,14 +10,6 @@
 namespace voltree {
 namespace {
 
-// No format is said, so that what looks like an image of another kind is refused.
-Status check_raw(const std::string& file) {
-  VT_ASSIGN_OR_RETURN(const std::unique_ptr<SourceFile> source, SourceFile::open(file));
-  if (!source->seekable()) return error(Code::kNotSupported, "{} is no regular file", file);
-  VT_ASSIGN_OR_RETURN(const FormatGuess guess, source->guess());
-  return agree_on_format(std::nullopt, guess, file).status();
-}
-
 // What a host, a daemon that may not have the file, or one that is older, says.
 bool may_be_copied(const Status& status) {
   const Code code = status.code();
@@ -26,6 +18,17 @@ bool may_be_copied(const Status& status) {
 }
 
 }  // namespace
+
+Status check_raw(const std::string& file) {
+  VT_ASSIGN_OR_RETURN(const std::unique_ptr<SourceFile> source, SourceFile::open(file));
+  if (!source->seekable()) return error(Code::kNotSupported, "{} is no regular file", file);
+  VT_ASSIGN_OR_RETURN(const FormatGuess guess, source->guess());
+  if (guess.format == ImageFormat::kRaw) return {};
+  return error(Code::kInvalid,
+               "{} looks like {}, and a volume would be its bytes as they are; what the image "
+               "holds is taken with voltree import",
+               file, guess.what);
+}
 
 std::string named(std::string message, const std::string& opened, const std::string& path) {
   for (std::size_t at = message.find(opened); at != std::string::npos;
@@ -37,7 +40,6 @@ std::string named(std::string message, const std::string& opened, const std::str
 
 Result<TakeResult> take_file(Client& client, const std::string& file, const std::string& volume,
                              std::uint64_t size_bytes, const ProgressSink& progress) {
-  VT_RETURN_IF_ERROR(check_raw(file));
   // By a descriptor, for what a path leads to may change; one that opens nothing, for a file that
   // is open is not taken.
   const UniqueFd fd(::open(file.c_str(), O_PATH | O_CLOEXEC));

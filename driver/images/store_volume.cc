@@ -93,7 +93,8 @@ Status remove_leftovers(Client& client, const std::string& name) {
 }
 
 Result<UnfinishedVolume> UnfinishedVolume::create(Client& client, const std::string& final_name,
-                                                  std::uint64_t size_bytes, Purpose purpose) {
+                                                  std::uint64_t size_bytes, Purpose purpose,
+                                                  const std::string& erase_policy) {
   const Status there = client.call("volume.info", Json{{"name", final_name}}).status();
   if (purpose == Purpose::kNew && there.ok()) {
     return error(Code::kExists, "there is a volume {} already", voltree::quoted(final_name));
@@ -101,8 +102,9 @@ Result<UnfinishedVolume> UnfinishedVolume::create(Client& client, const std::str
   const bool fine = purpose == Purpose::kNew ? there.code() == Code::kNotFound : there.ok();
   if (!fine) return there;
   const std::string name = temporary_name(final_name, kImport);
-  VT_RETURN_IF_ERROR(
-      client.call("volume.create", Json{{"name", name}, {"size_bytes", size_bytes}}).status());
+  Json params{{"name", name}, {"size_bytes", size_bytes}};
+  if (!erase_policy.empty()) params["erase_policy"] = erase_policy;
+  VT_RETURN_IF_ERROR(client.call("volume.create", std::move(params)).status());
   return UnfinishedVolume(client, name, final_name, purpose);
 }
 

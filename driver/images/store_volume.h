@@ -26,9 +26,10 @@ enum class Purpose : std::uint8_t { kNew, kReplace };
 class UnfinishedVolume {
  public:
   // kExists when `final_name` is taken already and the purpose a new volume; kNotFound when it is
-  // not there to be replaced.
+  // not there to be replaced. An empty erase policy is the store's.
   static Result<UnfinishedVolume> create(Client& client, const std::string& final_name,
-                                         std::uint64_t size_bytes, Purpose purpose);
+                                         std::uint64_t size_bytes, Purpose purpose,
+                                         const std::string& erase_policy = {});
   // What `source` holds now: to be read, and deleted in the end.
   static Result<UnfinishedVolume> clone(Client& client, const std::string& source);
   UnfinishedVolume(UnfinishedVolume&& other) noexcept;

@@ -119,7 +119,7 @@ TEST_F(GuardTest, AReserveIsKeptAndGoesWithItsVolume) {
   ok(store_->set_reserve("a", 4 * kMiB));
   kill_and_reopen();
   EXPECT_EQ(pool().guard.promised_bytes, 3 * kMiB);
-  EXPECT_EQ(runtime_->sync_wait(store_->info("a"))->reserve_bytes, 4 * kMiB);
+  EXPECT_EQ(runtime_->sync_wait(store_->info("a"))->settings.reserve_bytes, 4 * kMiB);
   ok(store_->snapshot("a", "s"));  // what was its own is the snapshot's now
   EXPECT_EQ(pool().guard.promised_bytes, 4 * kMiB);
   remove("a");

@@ -43,9 +43,6 @@ class StoreHandoverTest : public StoreTest {
 };
 
 TEST_F(StoreHandoverTest, ItIsWhatItWas) {
-  QosLimits limits;
-  ok(limits.set("total_iops_sec", 7));
-  ok(store_->set_qos("v", limits));
   const auto given = give("v");
   ASSERT_TRUE(given.ok()) << given.status().message();
   EXPECT_EQ(code([](Store& store) -> Task<Status> {
@@ -71,10 +68,48 @@ TEST_F(StoreHandoverTest, ItIsWhatItWas) {
   EXPECT_EQ(*read_there(3 * kMiB, 2 * kMiB), Bytes(2 * kMiB));
   const auto extents = runtime_->sync_wait(other_->extents("v"));
   EXPECT_EQ(*runtime_->fs().identity(extents->front().file), was);
-  EXPECT_EQ(runtime_->sync_wait(other_->qos("v"))->limits, limits);
   EXPECT_TRUE(runtime_->fs().list_dir("/store/leaving")->empty());
   EXPECT_EQ(give("v").status().code(), Code::kNotFound);
   EXPECT_EQ(take(*other_, *given).code(), Code::kExists);
+}
+
+// In the commit that makes it one of the other store: whatever stops after it, they are there.
+TEST_F(StoreHandoverTest, WhatWasSetOfItGoesWithIt) {
+  ok(store_->create_volume("w", 8 * kMiB, ErasePolicy::kRandom));
+  fill("w", 0, kMiB, 'w');
+  VolumeSettings settings;
+  settings.erase_policy = ErasePolicy::kRandom;
+  ok(settings.limits.set("total_iops_sec", 7));
+  settings.notes = {{"owner", "ann"}, {std::string("\n\0 k", 4), ""}, {"text", "two\nlines \xff"}};
+  settings.reserve_bytes = 3 * kMiB;
+  ok(store_->set_qos("w", settings.limits));
+  ok(store_->set_notes("w", settings.notes));
+  ok(runtime_->sync_wait(store_->set_reserve("w", settings.reserve_bytes)));
+  EXPECT_EQ(runtime_->sync_wait(store_->info("w"))->settings, settings);
+  ASSERT_TRUE(give("w").ok());
+  // As the note beside the files has them.
+  const auto given = runtime_->sync_wait(StoreHandover::given(*store_, "w"));
+  ASSERT_TRUE(given.ok()) << given.status().message();
+  EXPECT_EQ(given->settings, settings);
+  ok(take(*other_, *given));
+  EXPECT_EQ(runtime_->sync_wait(other_->info("w"))->settings, settings);
+  ok(other_->close());
+  auto opened = runtime_->sync_wait(Store::open(*runtime_, "/other", {.background_work = false}));
+  ASSERT_TRUE(opened.ok()) << opened.status().message();
+  other_ = std::move(opened).value();
+  EXPECT_EQ(runtime_->sync_wait(other_->info("w"))->settings, settings);
+}
+
+TEST_F(StoreHandoverTest, SettingsThatNoVolumeMayHaveAreRefused) {
+  auto given = give("v");
+  ASSERT_TRUE(given.ok()) << given.status().message();
+  given->settings.reserve_bytes = given->size_bytes + 1;
+  EXPECT_EQ(take(*other_, *given).code(), Code::kInvalid);
+  given->settings.reserve_bytes = 0;
+  given->settings.notes[std::string(129, 'k')] = "";
+  EXPECT_EQ(take(*other_, *given).code(), Code::kInvalid);
+  given->settings.notes.clear();
+  ok(take(*other_, *given));
 }
 
 TEST_F(StoreHandoverTest, WhatTheOtherStoreWillNotHaveComesBack) {

@@ -114,8 +114,8 @@ class StoreRepairTest : public StoreTest {
     EXPECT_EQ(at("c", 8192, kMiB - 8192), '1');
     EXPECT_EQ(at("c", kMiB, kMiB), '\0');
     const auto info = runtime_->sync_wait(store_->info("c"));
-    EXPECT_EQ(info->notes.at("owner"), "ann");
-    EXPECT_EQ(info->limits.entries().size(), 1u);
+    EXPECT_EQ(info->settings.notes.at("owner"), "ann");
+    EXPECT_EQ(info->settings.limits.entries().size(), 1u);
   }
 };
 
@@ -212,8 +212,8 @@ TEST_F(StoreRepairTest, ReservesCertificatesAndEraseOptionsAreRebuilt) {
   EXPECT_EQ(lost(rebuild()), "");
   open();
   EXPECT_EQ(*runtime_->sync_wait(store_->certificates(0, 10)), certificates);
-  EXPECT_EQ(runtime_->sync_wait(store_->info("c"))->reserve_bytes, kMiB);
-  EXPECT_EQ(runtime_->sync_wait(store_->info("a"))->reserve_bytes, 0u);
+  EXPECT_EQ(runtime_->sync_wait(store_->info("c"))->settings.reserve_bytes, kMiB);
+  EXPECT_EQ(runtime_->sync_wait(store_->info("a"))->settings.reserve_bytes, 0u);
   const auto queue = runtime_->sync_wait(store_->erase_queue());
   ASSERT_EQ(queue.size(), 1u);
   EXPECT_EQ(queue[0].request.first_bytes, 8192u);

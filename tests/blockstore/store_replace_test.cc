@@ -107,7 +107,7 @@ TEST_F(StoreReplaceTest, NotesStayAndGoWithTheirVolume) {
   const std::map<std::string, std::string> mine{{"attached-to:one", "here /dev/vdb"}, {"b", ""}};
   const auto notes = [this](const std::string& name) {
     const auto info = runtime_->sync_wait(store_->info(name));
-    return info.ok() ? info->notes : std::map<std::string, std::string>{{"no", "volume"}};
+    return info.ok() ? info->settings.notes : std::map<std::string, std::string>{{"no", "volume"}};
   };
   create("a", kMiB);
   create("b", kMiB);

@@ -63,6 +63,10 @@ is "stays empty" 0 "$("$voltree" --store "$there" --json list --usage | jq '.nod
 is "here" disk "$(names "$here")"
 check "delete" "$voltree" --store "$there" delete disk
 
+settings_go "copied" "$target" # it has no layer
+fresh one
+settings_go "handed over" "$target" one
+
 check "a store" "$voltree" --store "$here" check --data
 check "the other store" "$voltree" --store "$there" check --data
 finish

@@ -104,6 +104,7 @@ check "without the limit" "$voltree" --store "$here" qos disk --clear
 check "its limit" "$voltree" --store "$here" qos disk total_iops_sec=100000
 is "moved after all" "$moved" "$(migrate disk "$other")"
 arrived "after a cut" disk
+settings_go "over ssh" "$other"
 is "no ssh stays behind" "" "$(pgrep -f "^ssh -F $work/ssh.conf" || true)"
 
 check "a store" "$voltree" --store "$here" check --data

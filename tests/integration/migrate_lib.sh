@@ -36,6 +36,24 @@ fresh() { # fresh NAME: a volume with that data and a limit, here
   check "import" "$voltree" --store "$here" import "$work/raw" "$1" --quiet
   check "its limit" "$voltree" --store "$here" qos "$1" total_iops_sec=100000
 }
+settings_of() { # settings_of STORE NAME: all that was set of a volume
+  "$voltree" --store "$1" --json show "$2" | jq -cS '[.erase_policy, .limits, .notes, .reserve_bytes]'
+}
+settings_go() { # settings_go WHAT LOCATION [NAME]: of a new volume with an erase policy of its own, or of NAME
+  local name=${3-set}
+  [[ ${3-} ]] || check "$1: make it" "$voltree" --store "$here" create "$name" 1G --erase random
+  check "$1: a limit" "$voltree" --store "$here" qos "$name" total_iops_sec=70000
+  check "$1: a reserve" "$voltree" --store "$here" reserve "$name" 2M
+  is "$1: a note" null "$(driver attach_volume \
+    "{\"volume\":{\"name\":\"$name\",\"size\":1},\"instance_uuid\":\"ann\",\"host_name\":null,\"mountpoint\":\"/x\"}" stor1 |
+    jq -c .answer)"
+  local was
+  was=$(settings_of "$here" "$name")
+  [[ $was == *70000*ann*2097152* ]] || fail "$1: it has $was"
+  is "$1: it moves" "$moved" "$(migrate "$name" "$2")"
+  is "$1: what was set of it" "$was" "$(settings_of "$there" "$name")"
+  check "$1: delete" "$voltree" --store "$there" delete "$name"
+}
 arrived() { # arrived WHAT NAME: there, whole, and no longer here
   is "$1: here" "" "$(names "$here")"
   is "$1: there" "$2" "$(names "$there")"

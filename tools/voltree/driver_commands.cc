@@ -90,8 +90,7 @@ Status list_manageable(Cli& cli, const ManageOptions& options) {
   return {};
 }
 
-// The file itself becomes the volume where it can; elsewhere it is copied, and stays. No format is
-// said, so that what looks like an image of another kind is refused.
+// The file itself becomes the volume where it can; elsewhere it is copied, and stays.
 Status manage_file(Cli& cli, const ManageOptions& options) {
   std::error_code failure;
   const std::uint64_t file_bytes = std::filesystem::file_size(options.reference, failure);
@@ -100,6 +99,7 @@ Status manage_file(Cli& cli, const ManageOptions& options) {
   import.file = options.reference;
   import.name = options.name;
   import.size_bytes = std::max<std::uint64_t>((file_bytes + kGiB - 1) / kGiB, 1) * kGiB;
+  VT_RETURN_IF_ERROR(check_raw(options.reference));
   VT_ASSIGN_OR_RETURN(Client * client, cli.client());
   // A daemon gives the taking up when this process ends.
   std::optional<StopSignals> signals;
