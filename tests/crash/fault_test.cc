@@ -73,17 +73,14 @@ TEST_P(FaultTogether, AtCallsOfConcurrentWorkloads) {
 
 INSTANTIATE_TEST_SUITE_P(Kinds, FaultTogether, kKinds);
 
-// The first one takes what is to be synced, and fails; the others came while it was under way.
-TEST(FaultTogetherFlush, WhatWaitsForAFlushThatFailsFails) {
-  for (std::uint64_t seed = 1; seed <= 8; ++seed) {
-    SimWorld world;
-    Machine machine(world, seed);
-    ASSERT_TRUE(machine.create().ok());
-    ASSERT_TRUE(machine.start().ok());
-    ASSERT_TRUE(machine.perform({Op::Kind::kCreate, "a", "", 0, 4}, 1).ok());
-    ASSERT_TRUE(machine.perform({Op::Kind::kWrite, "a", "", 0, 2}, 2).ok());
-    bool failed = false;
-    world.set_fault([&](const SimCall& call) {
+// A machine with two blocks to be flushed, whose first sync of a layer's file fails.
+struct FirstSyncFails {
+  explicit FirstSyncFails(std::uint64_t seed) : machine(world, seed) {
+    begun = machine.create();
+    if (begun.ok()) begun = machine.start();
+    if (begun.ok()) begun = machine.perform({Op::Kind::kCreate, "a", "", 0, 4}, 1);
+    if (begun.ok()) begun = machine.perform({Op::Kind::kWrite, "a", "", 0, 2}, 2);
+    world.set_fault([this](const SimCall& call) {
       SimFault fault;
       if (call.act == SimAct::kSync && call.path.find("/layers/") != std::string::npos && !failed) {
         failed = true;
@@ -91,13 +88,26 @@ TEST(FaultTogetherFlush, WhatWaitsForAFlushThatFailsFails) {
       }
       return fault;
     });
+  }
+  SimWorld world;
+  Machine machine;
+  Status begun;
+  bool failed = false;
+};
+
+// The first one takes what is to be synced, and fails; the others came while it was under way.
+TEST(FaultTogetherFlush, WhatWaitsForAFlushThatFailsFails) {
+  for (std::uint64_t seed = 1; seed <= 8; ++seed) {
+    FirstSyncFails host(seed);
+    ASSERT_TRUE(host.begun.ok()) << host.begun.message();
+    Machine& machine = host.machine;
     const Op flush{Op::Kind::kFlush, "a", "", 0, 0};
     const Op snapshot{Op::Kind::kSnapshot, "a@s", "", 0, 0};
     std::size_t done = 0;
     const Status status = machine.perform_together(
         {flush, flush, snapshot}, 3,
         {[](std::size_t) {}, [&](std::size_t, const Status& ended) { done += ended.ok(); }});
-    EXPECT_TRUE(failed);
+    EXPECT_TRUE(host.failed);
     EXPECT_FALSE(status.ok());
     EXPECT_EQ(done, 0u) << "seed " << seed;
     EXPECT_TRUE(machine.store()->read_only());
@@ -107,21 +117,9 @@ TEST(FaultTogetherFlush, WhatWaitsForAFlushThatFailsFails) {
 // The host tells of a failure once: settling is told, and what is synced beside it must not count.
 TEST(FaultTogetherFlush, WhatIsSyncedBesideASettleThatFailsFails) {
   for (std::uint64_t seed = 1; seed <= 64; ++seed) {
-    SimWorld world;
-    Machine machine(world, seed);
-    ASSERT_TRUE(machine.create().ok());
-    ASSERT_TRUE(machine.start().ok());
-    ASSERT_TRUE(machine.perform({Op::Kind::kCreate, "a", "", 0, 4}, 1).ok());
-    ASSERT_TRUE(machine.perform({Op::Kind::kWrite, "a", "", 0, 2}, 2).ok());
-    bool failed = false;
-    world.set_fault([&](const SimCall& call) {
-      SimFault fault;
-      if (call.act == SimAct::kSync && call.path.find("/layers/") != std::string::npos && !failed) {
-        failed = true;
-        fault.status = Status(Code::kIoError, "a sync that fails");
-      }
-      return fault;
-    });
+    FirstSyncFails host(seed);
+    ASSERT_TRUE(host.begun.ok()) << host.begun.message();
+    Machine& machine = host.machine;
     const Op other = seed % 2 == 0 ? Op{Op::Kind::kFlush, "a", "", 0, 0}
                                    : Op{Op::Kind::kSnapshot, "a@s", "", 0, 0};
     bool done = false;
@@ -129,7 +127,7 @@ TEST(FaultTogetherFlush, WhatIsSyncedBesideASettleThatFailsFails) {
         {{Op::Kind::kSettle, "", "", 0, 0}, other}, 3,
         {[](std::size_t) {},
          [&](std::size_t index, const Status& ended) { done |= index == 1 && ended.ok(); }});
-    EXPECT_TRUE(failed);
+    EXPECT_TRUE(host.failed);
     EXPECT_FALSE(done) << "seed " << seed;
     EXPECT_TRUE(machine.store()->read_only());
   }

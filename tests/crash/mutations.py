@@ -237,6 +237,8 @@ MUTATIONS = [
     ('take: the layer\'s name is not synced', K,
      '  VT_RETURN_IF_ERROR(syncs(fs_.sync_dir(parent_folder(data))));\n', '  (void)syncs;\n'),
     ('take: the mark is not written', K, '  return db.put_taken_layer({layer_, path_});\n', '  return {};\n'),
+    ('take: what was set of a volume is not written', K,
+     '  VT_RETURN_IF_ERROR(settings_.put(db, rows_.volume.id));\n', ''),
     ('take: the old name goes before the commit', K,
      '  if (done.ok()) done = co_await core_.engine.commit([this](CatalogDb& db) { return put(db); });\n',
      '''    if (done.ok()) {
