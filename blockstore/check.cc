@@ -111,6 +111,7 @@ class Checker {
       VT_CO_RETURN_IF_ERROR(co_await layer.touch_sums({extent.first, extent.count}, false));
       for (std::uint64_t block = extent.first; block < extent.end(); ++block) {
         if (layer.sum(block) > kSumTombstone) continue;
+        VT_CO_RETURN_IF_ERROR(layer.sums().failure());
         {  // it may have been discarded since the index was copied
           const std::lock_guard lock(layer.mutex);
           if (layer.state.index.at(block) != kIndexData) continue;

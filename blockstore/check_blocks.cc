@@ -47,9 +47,11 @@ Task<Status> look_again(StoreCore& core, const std::shared_ptr<Layer>& layer, st
   }
   AlignedBuffer buffer(kBlockBytes);
   const Status read = co_await layer->file(true).read(buffer.span(), block * kBlockBytes);
+  const bool matches = block_checksum(buffer.span()) == layer->sum(block);
+  VT_CO_RETURN_IF_ERROR(layer->sums().failure());
   if (!read.ok()) {
     with.damaged(block, read.message());
-  } else if (block_checksum(buffer.span()) != layer->sum(block)) {
+  } else if (!matches) {
     with.damaged(block, "checksum mismatch");
   }
   co_return Status();

@@ -194,6 +194,12 @@ Task<Status> Engine::sync_layer(Layer& layer) {
   co_return synced;
 }
 
+Status Engine::check_stored(const MappedFile& map) {
+  Status failure = map.failure();
+  if (!failure.ok()) fail(failure);
+  return failure;
+}
+
 Task<Status> Engine::settle(Layer& layer, Gate* write_gate) {
   bool unsettled = false;
   {

@@ -60,6 +60,8 @@ class Engine {
   bool media_read_only() const { return media_read_only_; }
   // Called on an executor. Leaves run/needs_check behind for whoever opens the store next.
   void fail(const Status& cause);
+  // After storing to what is mapped: what the host has lost of it is a failure of the store (I10).
+  Status check_stored(const MappedFile& map);
   static std::string needs_check_path(const std::string& directory);
   // Leaves it behind by hand: `why` is what the next open warns with. Blocking.
   static Status ask_for_check(FileSystem& fs, const std::string& directory, std::string_view why);

@@ -281,6 +281,7 @@ Task<Result<Eraser::Outcome>> Eraser::erase_ranges(const EraseItemRow& item,
     for (std::uint64_t block = range.first; block < range.end(); ++block) {
       layer->set_sum(block, kSumAbsent);
     }
+    VT_CO_RETURN_IF_ERROR(engine_.check_stored(layer->sums()));
     if (outcome.shared) continue;
     VT_CO_RETURN_IF_ERROR(co_await layer->file(true).punch_hole(range.first * kBlockBytes,
                                                                 range.count * kBlockBytes));

@@ -38,7 +38,9 @@ Result<std::unique_ptr<InflightTable>> InflightTable::open(FileSystem& fs,
                                                            const std::string& path) {
   VT_ASSIGN_OR_RETURN(auto map, fs.map(path, kTableBytes, kTableBytes));
   VT_RETURN_IF_ERROR(map->populate_sync(0, kTableBytes, true));
-  return std::unique_ptr<InflightTable>(new InflightTable(std::move(map)));
+  std::unique_ptr<InflightTable> table(new InflightTable(std::move(map)));
+  VT_RETURN_IF_ERROR(table->map_->failure());
+  return table;
 }
 
 void InflightTable::clear() {

@@ -62,6 +62,8 @@ class InflightTable {
   // cache shows is no proof of what was written.
   bool failed() const;
   void set_failed(bool failed);
+  // What is mapped, for Engine::check_stored.
+  const MappedFile& map() const { return *map_; }
   // Forgets what was left behind: recovery is done with it.
   void clear();
 

@@ -103,7 +103,7 @@ Task<Status> StoreCore::adopt_sums(Layer& layer) {
         index.assign(block, 1, value);
       }
     }
-    return {};
+    return layer.sums().failure();
   }));
   VT_CO_RETURN_IF_ERROR(co_await adopt_discards(layer, seen, index));
   co_return co_await adopt_index(layer, std::move(index));
@@ -150,6 +150,7 @@ Task<Status> StoreCore::adopt_what_matches(Layer& layer) {
     for (std::uint64_t block = range.first; block < range.end(); ++block) {
       VT_CO_RETURN_IF_ERROR(co_await layer.touch_sums({block, 1}, false));
       const std::uint32_t value = value_of_sum(layer.sum(block));
+      VT_CO_RETURN_IF_ERROR(layer.sums().failure());
       const std::uint32_t known = index.at(block);
       if (value == known || value == kIndexAbsent || known == kIndexData) continue;
       if (pending_erase.at(block) != 0) continue;
@@ -253,6 +254,7 @@ Task<Status> StoreCore::restamp(Layer& layer, BlockRange range, bool write_back)
       layer.set_sum(step.first + i, sum);
       engine.counters().restamped_blocks.fetch_add(1, std::memory_order_relaxed);
     }
+    VT_CO_RETURN_IF_ERROR(layer.sums().failure());
   }
   co_return Status();
 }
@@ -276,7 +278,7 @@ Task<Status> StoreCore::restore_sums(Layer& layer) {
         if (layer.sum(block) != sum) layer.set_sum(block, sum);
       }
     }
-    return {};
+    return layer.sums().failure();
   }));
   const std::uint64_t end = blocks_of_bytes(layer.size_bytes());
   for (const std::uint64_t region : dirty) {

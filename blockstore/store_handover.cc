@@ -14,7 +14,8 @@ namespace voltree {
 namespace {
 
 constexpr std::string_view kMagic = "voltree leaving 1";
-constexpr std::uint64_t kNoteMaxBytes = std::uint64_t{256} << 10;  // more than all settings there may be
+constexpr std::uint64_t kNoteMaxBytes = std::uint64_t{256}
+                                        << 10;  // more than all settings there may be
 
 std::string folder_of(const Engine& engine) { return engine.directory() + "/leaving"; }
 

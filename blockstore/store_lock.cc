@@ -13,14 +13,15 @@
 namespace voltree {
 namespace {
 
-// A file_lock is the process's, so a second Store of the same process is kept out by this set.
+// A file_lock is the process's, so a second Store of the same process is kept out by this set. It is
+// never destroyed: a store that lives in a static variable is closed after it would be.
 std::mutex& owned_mutex() {
   static std::mutex mutex;
   return mutex;
 }
 std::set<std::string>& owned_stores() {
-  static std::set<std::string> stores;
-  return stores;
+  static auto* const stores = new std::set<std::string>;
+  return *stores;
 }
 
 // Who has it: a file of its own, since closing any descriptor of LOCK would drop the lock

@@ -183,7 +183,7 @@ class Volume final : public BlockDevice {
   Task<Status> make_plan(BlockRange range, bool zeroes, WritePlan& plan);
   Task<Status> ensure_active();
   void finish_write(const WritePlan& plan, bool zeroes);
-  static Task<void> stamp_what_was_written(const WritePlan& plan, BlockRange range,
+  Task<void> stamp_what_was_written(const WritePlan& plan, BlockRange range,
                                            const std::vector<std::uint64_t>& sums, IoBatch& batch);
   Task<void> put_back_what_stayed(const WritePlan& plan, const std::vector<std::uint64_t>& sums);
   void map_assign(BlockRange range, LayerId value, std::uint64_t epoch);

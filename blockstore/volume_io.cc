@@ -267,7 +267,10 @@ Task<Status> Volume::write_blocks_locked(BlockRange range, const std::byte* data
         io_request(IoKind::kWrite, segment.layer->file(true), from, segment.range));
   }
   InflightTable::Slot slot;
-  if (plan.in_place) slot = co_await engine_.inflight().acquire({node_, range});
+  if (plan.in_place) {
+    slot = co_await engine_.inflight().acquire({node_, range});
+    VT_CO_RETURN_IF_ERROR(engine_.check_stored(engine_.inflight().map()));
+  }
   Status written = co_await batch;
   if (!written.ok()) {
     if (plan.in_place) co_await stamp_what_was_written(plan, range, sums, batch);
@@ -277,6 +280,7 @@ Task<Status> Volume::write_blocks_locked(BlockRange range, const std::byte* data
     for (std::uint64_t block = segment.range.first; block < segment.range.end(); ++block) {
       segment.layer->set_sum(block, sums[block - range.first]);
     }
+    VT_CO_RETURN_IF_ERROR(engine_.check_stored(segment.layer->sums()));
   }
   finish_write(plan, false);
   co_return Status();
@@ -304,6 +308,7 @@ Task<void> Volume::stamp_what_was_written(const WritePlan& plan, BlockRange rang
       const std::lock_guard lock(segment.layer->mutex);
       segment.layer->state.needs_sync = true;
     }
+    (void)engine_.check_stored(segment.layer->sums());
   }
 }
 
@@ -335,6 +340,7 @@ Task<Status> Volume::share_blocks_locked(BlockRange range, File& source) {
     for (std::uint64_t block = segment.range.first; block < segment.range.end(); ++block) {
       segment.layer->set_sum(block, sums[block - range.first]);
     }
+    VT_CO_RETURN_IF_ERROR(engine_.check_stored(segment.layer->sums()));
   }
   finish_write(plan, false);
   co_return Status();
@@ -358,6 +364,7 @@ Task<Status> Volume::zero_blocks_locked(BlockRange range) {
       if (segment.own) sums.push_back(segment.layer->sum(block));
       segment.layer->set_sum(block, tombstone ? kSumTombstone : kSumAbsent);
     }
+    VT_CO_RETURN_IF_ERROR(engine_.check_stored(segment.layer->sums()));
     if (segment.own) {
       batch.requests().push_back(
           io_request(IoKind::kPunchHole, segment.layer->file(true), nullptr, segment.range));
@@ -387,6 +394,7 @@ Task<void> Volume::put_back_what_stayed(const WritePlan& plan,
       segment.layer->state.pending_regions.insert(block / kRegionBlocks);
       map_assign({block, 1}, segment.layer->id(), plan.epoch);
     }
+    (void)engine_.check_stored(segment.layer->sums());
   }
 }
 

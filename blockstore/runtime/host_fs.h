@@ -5,10 +5,12 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "blockstore/runtime/host_fault_guard.h"
 #include "blockstore/runtime/io.h"
 #include "blockstore/runtime/worker_threads.h"
 
@@ -98,6 +100,7 @@ class HostMappedFile final : public MappedFile {
 
   std::byte* data() override { return base_; }
   std::uint64_t size_bytes() const override { return size_.load(std::memory_order_acquire); }
+  Status failure() const override;
   bool resident(std::uint64_t offset_bytes, std::uint64_t length_bytes, bool for_write) override;
   Status populate_sync(std::uint64_t offset_bytes, std::uint64_t length_bytes,
                        bool for_write) override;
@@ -124,6 +127,7 @@ class HostMappedFile final : public MappedFile {
   const bool writable_;
   std::byte* base_ = nullptr;
   std::uint64_t reserve_bytes_ = 0;
+  std::optional<FaultGuard> guard_;  // of the whole reserve
   std::atomic<std::uint64_t> size_{0};
   std::uint64_t mapped_bytes_ = 0;  // whole pages; grow_mutex_
   std::mutex grow_mutex_;

@@ -47,6 +47,7 @@ Result<std::unique_ptr<MappedFile>> HostMappedFile::make(UniqueFd fd, std::strin
 }
 
 HostMappedFile::~HostMappedFile() {
+  guard_.reset();
   if (base_ != nullptr) ::munmap(base_, reserve_bytes_);
   if (chunk_words_ != nullptr) ::munmap(chunk_words_, chunk_words_bytes_);
 }
@@ -64,6 +65,7 @@ Status HostMappedFile::reserve_address_space(std::uint64_t reserve_bytes) {
   }
   base_ = static_cast<std::byte*>(range);
   reserve_bytes_ = reserve;
+  guard_.emplace(base_, reserve_bytes_);
 
   const std::uint64_t words = reserve / kChunkBytes / kWordBits + 1;
   const std::uint64_t words_bytes = page_up(words * sizeof(std::uint64_t));
@@ -116,6 +118,11 @@ Status HostMappedFile::check_range(std::uint64_t offset_bytes, std::uint64_t len
                length_bytes, size);
 }
 
+Status HostMappedFile::failure() const {
+  if (!guard_->failed()) return {};
+  return error(Code::kIoError, "{}: the host has lost a page of it", path_);
+}
+
 bool HostMappedFile::chunk_reserved(std::uint64_t chunk) const {
   const std::atomic_ref<std::uint64_t> word(chunk_words_[chunk / kWordBits]);
   return (word.load(std::memory_order_acquire) >> (chunk % kWordBits) & 1) != 0;
@@ -133,7 +140,7 @@ void HostMappedFile::mark_chunk(std::uint64_t chunk, bool reserved) {
 
 bool HostMappedFile::resident(std::uint64_t offset_bytes, std::uint64_t length_bytes,
                               bool for_write) {
-  if (!check_range(offset_bytes, length_bytes).ok()) return false;
+  if (!failure().ok() || !check_range(offset_bytes, length_bytes).ok()) return false;
   if (length_bytes == 0) return true;
   const std::uint64_t end = offset_bytes + length_bytes;
   if (for_write) {
@@ -186,6 +193,7 @@ Status HostMappedFile::reserve_chunks(std::uint64_t offset_bytes, std::uint64_t 
 
 Status HostMappedFile::populate_sync(std::uint64_t offset_bytes, std::uint64_t length_bytes,
                                      bool for_write) {
+  VT_RETURN_IF_ERROR(failure());
   VT_RETURN_IF_ERROR(check_range(offset_bytes, length_bytes));
   if (length_bytes == 0) return {};
   if (for_write) VT_RETURN_IF_ERROR(reserve_chunks(offset_bytes, length_bytes));
@@ -215,7 +223,7 @@ Status HostMappedFile::touch_pages(std::uint64_t first_bytes, std::uint64_t end_
       (void)first.load(std::memory_order_relaxed);
     }
   }
-  return {};
+  return failure();
 }
 
 Status HostMappedFile::sync_sync(std::uint64_t offset_bytes, std::uint64_t length_bytes) {
@@ -223,7 +231,10 @@ Status HostMappedFile::sync_sync(std::uint64_t offset_bytes, std::uint64_t lengt
   if (length_bytes == 0) return {};
   const std::uint64_t from = page_down(offset_bytes);
   const std::uint64_t to = page_up(offset_bytes + length_bytes);
-  if (::msync(base_ + from, to - from, MS_SYNC) == 0) return check_sync_holds(fd_.get(), path_);
+  if (::msync(base_ + from, to - from, MS_SYNC) == 0) {
+    VT_RETURN_IF_ERROR(failure());  // what it has lost is not synced
+    return check_sync_holds(fd_.get(), path_);
+  }
   return Status::from_errno(errno, fmt::format("{}: cannot sync", path_));
 }
 
@@ -235,10 +246,11 @@ Status HostMappedFile::zero_edge(std::uint64_t offset_bytes, std::uint64_t lengt
   if (data < page + page_bytes() && data < size_bytes()) {
     std::memset(base_ + offset_bytes, 0, length_bytes);
   }
-  return {};
+  return failure();
 }
 
 Status HostMappedFile::punch_sync(std::uint64_t offset_bytes, std::uint64_t length_bytes) {
+  VT_RETURN_IF_ERROR(failure());
   VT_RETURN_IF_ERROR(check_range(offset_bytes, length_bytes));
   const std::uint64_t end = offset_bytes + length_bytes;
   const std::uint64_t first_page = page_up(offset_bytes);

@@ -157,6 +157,11 @@ class MappedFile {
   virtual ~MappedFile() = default;
   virtual std::byte* data() = 0;
   virtual std::uint64_t size_bytes() const = 0;
+  // Why what was read from the bytes cannot be relied on, and what was stored to them may be lost:
+  // the host could not give a page, or not make it writable, though it was resident() or populated
+  // before. Such a page reads as zeros. It stays so until the file is mapped anew, and every other
+  // call fails in the same way. Who has touched the bytes asks before he relies on it.
+  virtual Status failure() const = 0;
   // True when touching the range reads no disk: its pages are in memory. With `for_write` also: its
   // space is known to be reserved, so that storing to it cannot fail for want of space
   // (populate_sync makes it so). Cheap (one system call at most).

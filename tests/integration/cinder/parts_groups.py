@@ -181,8 +181,10 @@ def manage_and_unmanage():
 
 
 def manage_files():
-    """A raw file becomes a volume: itself on the store's file system, elsewhere by its contents, and then it stays."""
-    path = '/srv/images/disk.raw'
+    """A raw file becomes a volume: itself where the store's daemon may have it, otherwise by its contents, and then it
+    stays."""
+    folder, path = '/srv/images', '/srv/images/disk.raw'
+    store = os.stat(volumes.STORES['a'])
     with open(path, 'wb') as file:
         file.truncate(GIB + 5000)
     volumes.write_at(path, 1 << 20, volumes.pattern(1))
@@ -195,17 +197,22 @@ def manage_files():
             delete(wrong)
         else:
             raise AssertionError('%s was taken in' % name)
-    one = manage(path)
-    assert api.wait('volumes', one)['size'] == 2
-    holds(one, 1, 1 << 20)
-    holds(one, 2, GIB - 100, 5000)
-    holds(one, None, 2 * GIB - (1 << 20))
-    moves = os.stat('/srv/images').st_dev == os.stat(volumes.STORES['a']).st_dev
-    assert os.path.exists(path) != moves, path
-    delete(one)
-    if not moves:
-        volumes.expect(path, 1, 1 << 20)
+    for owner in (0, store.st_uid):
+        for its in (folder, path):
+            os.chown(its, owner, -1)
+        moves = owner == store.st_uid and os.stat(folder).st_dev == store.st_dev
+        one = manage(path)
+        assert api.wait('volumes', one)['size'] == 2
+        holds(one, 1, 1 << 20)
+        holds(one, 2, GIB - 100, 5000)
+        holds(one, None, 2 * GIB - (1 << 20))
+        assert os.path.exists(path) != moves, (path, owner)
+        delete(one)
+        if not moves:
+            volumes.expect(path, 1, 1 << 20)
+    if os.path.exists(path):
         os.unlink(path)
+    os.chown(folder, 0, -1)
 
 
 PARTS = {one.__name__: one for one in (consistent_groups, generic_groups, manage_and_unmanage, manage_files)}
