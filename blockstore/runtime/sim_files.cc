@@ -142,9 +142,18 @@ Status SimMappedFile::check_range(std::uint64_t offset_bytes, std::uint64_t leng
                length_bytes, size_bytes_);
 }
 
+// What was stored is kept all the same: that it is lost is one of the things that may have become
+// of it.
+Status SimMappedFile::failure() const {
+  if (failure_.ok()) {
+    failure_ = runtime_.world_.check(SimAct::kTouch, *inode_).with_context(path_);
+  }
+  return failure_;
+}
+
 bool SimMappedFile::resident(std::uint64_t offset_bytes, std::uint64_t length_bytes,
                              bool for_write) {
-  if (!check_range(offset_bytes, length_bytes).ok()) return false;
+  if (!failure_.ok() || !check_range(offset_bytes, length_bytes).ok()) return false;
   // Memory may be taken away at any time: now and then it just was.
   constexpr std::uint64_t kOneIn = 16;
   if (runtime_.next_random() % kOneIn == 0) return false;
@@ -158,6 +167,7 @@ bool SimMappedFile::resident(std::uint64_t offset_bytes, std::uint64_t length_by
 
 Status SimMappedFile::populate_sync(std::uint64_t offset_bytes, std::uint64_t length_bytes,
                                     bool for_write) {
+  VT_RETURN_IF_ERROR(failure_);
   VT_RETURN_IF_ERROR(check_range(offset_bytes, length_bytes));
   if (for_write) {
     const SimMutation mutation{SimMutation::Kind::kPopulate, offset_bytes, length_bytes};
@@ -174,12 +184,14 @@ Status SimMappedFile::populate_sync(std::uint64_t offset_bytes, std::uint64_t le
 }
 
 Status SimMappedFile::sync_sync(std::uint64_t offset_bytes, std::uint64_t length_bytes) {
+  VT_RETURN_IF_ERROR(failure_);
   VT_RETURN_IF_ERROR(check_range(offset_bytes, length_bytes));
   if (length_bytes == 0) return {};
   return runtime_.world_.sync(*inode_, offset_bytes, length_bytes).with_context(path_);
 }
 
 Status SimMappedFile::punch_sync(std::uint64_t offset_bytes, std::uint64_t length_bytes) {
+  VT_RETURN_IF_ERROR(failure_);
   VT_RETURN_IF_ERROR(check_range(offset_bytes, length_bytes));
   const SimMutation mutation{SimMutation::Kind::kPunch, offset_bytes, length_bytes};
   return runtime_.world_.apply(*inode_, mutation).with_context(path_);

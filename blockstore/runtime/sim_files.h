@@ -61,7 +61,7 @@ class SimMappedFile final : public MappedFile {
 
   std::byte* data() override { return inode_->region(); }
   std::uint64_t size_bytes() const override { return size_bytes_; }
-  Status failure() const override { return {}; }  // the faults of this host come at its calls
+  Status failure() const override;
   bool resident(std::uint64_t offset_bytes, std::uint64_t length_bytes, bool for_write) override;
   Status populate_sync(std::uint64_t offset_bytes, std::uint64_t length_bytes,
                        bool for_write) override;
@@ -79,6 +79,7 @@ class SimMappedFile final : public MappedFile {
   std::shared_ptr<SimInode> inode_;
   std::uint64_t size_bytes_;
   std::uint64_t reserve_bytes_;
+  mutable Status failure_;
 };
 
 }  // namespace voltree

@@ -162,8 +162,9 @@ enum class SimAct : std::uint8_t {
   kMakeDir,
   kSync,
   kSyncDir,
-  kOpen,  // of what is there
-  kAsk,   // sizes, names, where data is
+  kOpen,   // of what is there
+  kAsk,    // sizes, names, where data is
+  kTouch,  // what a mapping's page was touched for: failing, MappedFile::failure() says so for good
 };
 struct SimCall {
   SimAct act = SimAct::kRead;

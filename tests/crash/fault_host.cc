@@ -101,6 +101,7 @@ SimFault FaultyHost::fail(const SimCall& one) {
   }
   // The lineage's copy is written behind what it copies, and its failure is heeded by the next
   // commit (StoreRepairTest.I10_AFailedSyncOfTheCopyMakesTheStoreReadOnly).
+  lost_map_ |= one.act == SimAct::kTouch;
   const bool of_copy = one.path.find("/lineage") != std::string::npos;
   // A file that is to be taken in is its owner's still.
   const bool of_file = one.path.starts_with("/in/");

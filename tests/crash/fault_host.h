@@ -50,6 +50,9 @@ class FaultyHost {
   bool take_sync_failed() { return std::exchange(sync_failed_, false); }
   bool tore_a_layer() const { return tore_a_layer_; }
   bool lost_pages() const { return lost_pages_; }
+  // A mapping failed, and does so until the store is opened again.
+  bool lost_map() const { return lost_map_; }
+  void open_again() { lost_map_ = false; }
   std::string where() const { return where_; }
   // What others than the store do does not fail.
   void pause(bool paused) { paused_ = paused; }
@@ -74,6 +77,7 @@ class FaultyHost {
   bool copy_sync_failed_ = false;
   bool tore_a_layer_ = false;
   bool lost_pages_ = false;
+  bool lost_map_ = false;
   bool lost_sums_ = false;
   std::string where_;
 };

@@ -79,6 +79,7 @@ class FaultRun {
   // Begins the daemon, twice when the fault hits the first one.
   std::optional<std::string> start() {
     bool marked = host_.take_sync_failed();
+    host_.open_again();
     Status started = machine_.start();
     if (!started.ok()) {
       refused_ = true;
@@ -86,6 +87,7 @@ class FaultRun {
       if (host_.lasts()) host_.lift();
       machine_.kill();
       marked |= host_.take_sync_failed();
+      host_.open_again();
       started = machine_.start();
     }
     if (!started.ok()) return fmt::format("opening, again: {}", started.message());
@@ -147,7 +149,7 @@ class FaultRun {
     expected_ = read_only ? together.expectation() : Expectation{{together.result()}};
     if (host_.lost_pages()) lose_unflushed();
     stopped_ = read_only;
-    if (!all_done && !read_only && !host_.lasts()) return machine_.compare(expected_, false);
+    if (!all_done && !read_only && readable()) return machine_.compare(expected_, false);
     return std::nullopt;
   }
 
@@ -169,7 +171,7 @@ class FaultRun {
     }
     if (host_.lost_pages()) lose_unflushed();
     stopped_ = read_only || half_taken_;
-    if (!done.ok() && !read_only && !host_.lasts()) return machine_.compare(expected_, false);
+    if (!done.ok() && !read_only && readable()) return machine_.compare(expected_, false);
     return std::nullopt;
   }
 
@@ -203,6 +205,8 @@ class FaultRun {
       sectors[first + i].tear();
     }
   }
+
+  bool readable() const { return !host_.lasts() && !host_.lost_map(); }
 
   // The page cache has lost writes that were acknowledged, and not flushed.
   void lose_unflushed() {
@@ -241,7 +245,7 @@ class FaultRun {
     }
     // Until recovery stamps them anew, blocks whose sums are lost do not match. And a file that is
     // half taken in is seen to by the next open.
-    if (host_.lasts() || host_.lost_sums() || half_taken_) return std::nullopt;
+    if (!readable() || host_.lost_sums() || half_taken_) return std::nullopt;
     return machine_.compare(expected_, false);
   }
 

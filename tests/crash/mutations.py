@@ -106,7 +106,7 @@ MUTATIONS = [
      '[id, &regions](CatalogDb& db) { return db.mark_regions(id, regions, true); }',
      '[](CatalogDb&) { return Status(); }'),
     ('write: in place without a slot of the in-flight table', IO,
-     '  if (plan.in_place) slot = co_await engine_.inflight().acquire({node_, range});\n', ''),
+     '    slot = co_await engine_.inflight().acquire({node_, range});\n', ''),
     ('discard: a hole instead of a tombstone', IO,
      'return segment.own && bottom ? kIndexAbsent : kIndexTombstone;',
      '(void)bottom; return kIndexAbsent;'),
@@ -171,6 +171,7 @@ MUTATIONS = [
     for (std::uint64_t block = segment.range.first; block < segment.range.end(); ++block) {
       segment.layer->set_sum(block, sums[block - range.first]);
     }
+    VT_CO_RETURN_IF_ERROR(engine_.check_stored(segment.layer->sums()));
   }
   finish_write(plan, false);''',
      '''  for (const Segment& segment : plan.segments) {
@@ -293,6 +294,25 @@ MUTATIONS = [
     ('catalog: a first page that is torn is not looked for in the log', Q,
      'const bool whole_page = at % kCatalogPageBytes == 0 && wanted == kCatalogPageBytes;',
      'const bool whole_page = at % kCatalogPageBytes + wanted <= kCatalogPageBytes;'),
+    ('mapping: sums that the host has lost are not heeded', IO,
+     '''      segment.layer->set_sum(block, sums[block - range.first]);
+    }
+    VT_CO_RETURN_IF_ERROR(engine_.check_stored(segment.layer->sums()));
+  }
+  finish_write(plan, false);
+  co_return Status();
+}
+
+// A write that failed''', '''      segment.layer->set_sum(block, sums[block - range.first]);
+    }
+  }
+  finish_write(plan, false);
+  co_return Status();
+}
+
+// A write that failed'''),
+    ('mapping: sums that the host has lost are no failure of the store', E, '  if (!failure.ok()) fail(failure);\n  return failure;\n',
+     '  return failure;\n'),
     # --- Repair.
     ('repair: what waits for the eraser comes back', Y, '    if (left_out_.at(block) != 0) return;\n', ''),
     ('repair: data without a sum is left out', Y, '} else if (!have || !all_zero(bytes)) {', '} else if (!have || (false && !all_zero(bytes))) {'),
