@@ -5,6 +5,9 @@
 # shellcheck source=tests/integration/lib.sh
 source "$(dirname "$0")/lib.sh" "$1"
 need_fuse
+if ldd "$voltree" | grep -q libubsan; then
+  skip "UBSan's look at an object's type takes descriptors itself, and calls the object damaged when it gets none"
+fi
 
 volumes=40
 write() { # write VOLUME: 128 KiB of its own

@@ -95,12 +95,13 @@ using FaultGuardDeathTest = FaultGuardTest;
 // Somebody else's faults are his.
 TEST_F(FaultGuardDeathTest, AForeignFaultEndsTheProcess) {
   const auto map = mapped();
-  EXPECT_EXIT(
+  // (AddressSanitizer's handler, which is there before, ends it in its own way.)
+  EXPECT_DEATH(
       {
         (void)::raise(SIGBUS);
         std::_Exit(0);
       },
-      ::testing::KilledBySignal(SIGBUS), "");
+      "");
 }
 
 }  // namespace
