@@ -94,6 +94,7 @@ using FaultGuardDeathTest = FaultGuardTest;
 
 // Somebody else's faults are his.
 TEST_F(FaultGuardDeathTest, AForeignFaultEndsTheProcess) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");  // other tests have left threads
   const auto map = mapped();
   // (AddressSanitizer's handler, which is there before, ends it in its own way.)
   EXPECT_DEATH(
