@@ -13,8 +13,8 @@
 namespace voltree {
 namespace {
 
-// A file_lock is the process's, so a second Store of the same process is kept out by this set. It is
-// never destroyed: a store that lives in a static variable is closed after it would be.
+// A file_lock is the process's, so a second Store of the same process is kept out by this set. It
+// is never destroyed: a store that lives in a static variable is closed after it would be.
 std::mutex& owned_mutex() {
   static std::mutex mutex;
   return mutex;

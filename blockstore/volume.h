@@ -184,7 +184,7 @@ class Volume final : public BlockDevice {
   Task<Status> ensure_active();
   void finish_write(const WritePlan& plan, bool zeroes);
   Task<void> stamp_what_was_written(const WritePlan& plan, BlockRange range,
-                                           const std::vector<std::uint64_t>& sums, IoBatch& batch);
+                                    const std::vector<std::uint64_t>& sums, IoBatch& batch);
   Task<void> put_back_what_stayed(const WritePlan& plan, const std::vector<std::uint64_t>& sums);
   void map_assign(BlockRange range, LayerId value, std::uint64_t epoch);
   static std::uint32_t zero_value(const WritePlan& plan, const Segment& segment);

@@ -133,6 +133,32 @@ TEST(FaultTogetherFlush, WhatIsSyncedBesideASettleThatFailsFails) {
   }
 }
 
+// The sums that a write or a discard has stored are lost, or the mark that it is under way.
+TEST(FaultOfAMapping, I10_WhatIsStoredAndLostIsRefused) {
+  using Kind = Op::Kind;
+  const Op in_place{Kind::kWrite, "a", "", 0, 2};
+  const std::pair<const char*, Op> cases[] = {{".sum", {Kind::kWrite, "a", "", 2, 1}},
+                                              {".sum", in_place},
+                                              {".sum", {Kind::kDiscard, "a", "", 0, 1}},
+                                              {"/inflight", in_place}};
+  for (const auto& [file, op] : cases) {
+    SimWorld world;
+    Machine machine(world, 1);
+    ASSERT_TRUE(machine.create().ok());
+    ASSERT_TRUE(machine.start().ok());
+    ASSERT_TRUE(machine.perform({Kind::kCreate, "a", "", 0, 4}, 1).ok());
+    ASSERT_TRUE(machine.perform({Kind::kWrite, "a", "", 0, 2}, 2).ok());
+    ASSERT_TRUE(machine.perform({Kind::kFlush, "a", "", 0, 0}, 3).ok());
+    world.set_fault([file = file](const SimCall& call) {
+      return call.act == SimAct::kTouch && call.path.ends_with(file)
+                 ? SimFault{Status(Code::kIoError, "a page that is gone"), 0}
+                 : SimFault();
+    });
+    EXPECT_EQ(machine.perform(op, 4).code(), Code::kIoError) << file << " " << to_text({op});
+    EXPECT_TRUE(machine.store()->read_only()) << file << " " << to_text({op});
+  }
+}
+
 // A daemon that met a failure is gone; the next one doubts the page cache, and goes by what matches
 // its checksum.
 class FaultThenDoubt : public ::testing::Test {
