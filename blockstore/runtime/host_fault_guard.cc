@@ -61,11 +61,13 @@ void end_process(int signal) {
 void hand_on(const struct sigaction& before, int signal, siginfo_t* info, void* context) {
   if ((before.sa_flags & SA_SIGINFO) != 0) {
     before.sa_sigaction(signal, info, context);
-  } else if (before.sa_handler == SIG_DFL) {
-    end_process(signal);
-  } else if (before.sa_handler != SIG_IGN) {
+    return;
+  }
+  const bool is_fault = info->si_code > 0;
+  const bool is_ignored = before.sa_handler == SIG_IGN;
+  if (before.sa_handler != SIG_DFL && !is_ignored) {
     before.sa_handler(signal);
-  } else if (info->si_code > 0) {
+  } else if (is_fault || !is_ignored) {
     end_process(signal);  // the kernel ignores no fault either
   }
 }
@@ -142,8 +144,8 @@ FaultGuard::~FaultGuard() {
 }
 
 bool FaultGuard::failed() const {
-  // After the accesses that it is asked about.
-  std::atomic_thread_fence(std::memory_order_seq_cst);
+  // Stays behind the accesses that it is asked about; who has read with acquire needs no more.
+  std::atomic_signal_fence(std::memory_order_seq_cst);
   return slot_.failed.load(std::memory_order_seq_cst);
 }
 

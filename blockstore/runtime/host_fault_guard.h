@@ -23,6 +23,7 @@ class FaultGuard {
   FaultGuard& operator=(const FaultGuard&) = delete;
 
   // An access that this thread made before met it, or one of another thread. Never false again.
+  // What other threads' accesses have made of a page is told to who has read it with acquire.
   bool failed() const;
 
   struct Slot {
