@@ -349,6 +349,10 @@ Task<Status> StoreCore::settle_taken(CatalogImage& image) {
     std::erase_if(image.layers, [&](const LayerRow& row) { return row.id == one.layer.id; });
     std::erase_if(image.nodes, [&](const NodeRow& row) { return row.id == one.layer.owner; });
     std::erase_if(image.volumes, [&](const VolumeRow& row) { return row.id == one.volume; });
+    const auto is_its = [&one](const auto& row) { return row.volume == one.volume; };
+    std::erase_if(image.volume_limits, is_its);
+    std::erase_if(image.volume_notes, is_its);
+    std::erase_if(image.volume_reserves, is_its);
     warn(fmt::format("{} was being taken in when the store stopped: it is not, and what it was",
                      one.taken.path));
     VT_CO_RETURN_IF_ERROR(co_await engine.run_syncing([&](SyncWatch& syncs) {
