@@ -47,7 +47,7 @@ Task<Status> look_again(StoreCore& core, const std::shared_ptr<Layer>& layer, st
   }
   AlignedBuffer buffer(kBlockBytes);
   const Status read = co_await layer->file(true).read(buffer.span(), block * kBlockBytes);
-  const bool matches = block_checksum(buffer.span()) == layer->sum(block);
+  const bool matches = read.ok() && block_checksum(buffer.span()) == layer->sum(block);
   VT_CO_RETURN_IF_ERROR(layer->sums().failure());
   if (!read.ok()) {
     with.damaged(block, read.message());
