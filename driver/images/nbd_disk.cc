@@ -81,7 +81,7 @@ Status NbdDisk::failure(const std::string& what) const {
 
 Result<NbdDisk::Ticket> NbdDisk::begin_read(std::uint64_t offset_bytes, std::span<std::byte> out) {
   const Ticket ticket =
-      nbd_aio_pread(handle_, out.data(), out.size(), offset_bytes, NBD_NULL_COMPLETION, 0);
+      nbd_aio_pread(handle_, out.data(), out.size(), offset_bytes, nbd_completion_callback{}, 0);
   if (ticket < 0) return failure(fmt::format("reading at {}", offset_bytes));
   return ticket;
 }
@@ -89,7 +89,7 @@ Result<NbdDisk::Ticket> NbdDisk::begin_read(std::uint64_t offset_bytes, std::spa
 Result<NbdDisk::Ticket> NbdDisk::begin_write(std::uint64_t offset_bytes,
                                              std::span<const std::byte> data) {
   const Ticket ticket =
-      nbd_aio_pwrite(handle_, data.data(), data.size(), offset_bytes, NBD_NULL_COMPLETION, 0);
+      nbd_aio_pwrite(handle_, data.data(), data.size(), offset_bytes, nbd_completion_callback{}, 0);
   if (ticket < 0) return failure(fmt::format("writing at {}", offset_bytes));
   return ticket;
 }

@@ -1,6 +1,8 @@
 // The scrub: finds what has rotted, stands in nobody's way, and goes on where it was stopped.
 #include <gmock/gmock.h>
 
+#include <atomic>
+
 #include "blockstore/layer.h"
 #include "blockstore/sync_watch.h"
 #include "tests/blockstore/store_fixture.h"
@@ -120,10 +122,11 @@ TEST_F(StoreScrubTest, WritersAreNoDamage) {
   create("b", 2 * kMiB);
   fill("a", 0, 2 * kMiB, 'x');
   fill("b", 0, 2 * kMiB, 'b');
-  bool writing = true;
+  std::atomic<bool> writing = true;
   auto volume = device("a");
-  const auto write = [](BlockDevice& to, bool& go_on, Runtime& runtime) -> Task<void> {
-    for (std::uint64_t i = 0; go_on; ++i) {
+  const auto write = [](BlockDevice& to, const std::atomic<bool>& go_on,
+                        Runtime& runtime) -> Task<void> {
+    for (std::uint64_t i = 0; go_on.load(); ++i) {
       const Bytes data(64 * kBlockBytes, static_cast<std::byte>(i));
       const std::uint64_t at = i * 17 % 8 * data.size();
       if (i % 5 == 4) {

@@ -146,7 +146,6 @@ class StoreStress : public ::testing::TestWithParam<bool> {
   Task<void> group_taker(int who, int rounds, std::uint64_t blocks) {
     AlignedBuffer first(blocks * kBlockBytes);
     AlignedBuffer second(blocks * kBlockBytes);
-    std::uint64_t differed = 0;
     for (int round = 0; round < rounds; ++round) {
       const std::string name = "g" + std::to_string(who) + "-" + std::to_string(round);
       // Named in both orders: what is locked first must not follow the caller.
@@ -165,7 +164,6 @@ class StoreStress : public ::testing::TestWithParam<bool> {
         const std::uint64_t in_b = expect_whole(second.data() + block * kBlockBytes, block);
         EXPECT_LE(in_b, in_a) << name << " has the later write alone, block " << block;
         EXPECT_LE(in_a, in_b + 1) << name << " lacks an acknowledged write, block " << block;
-        differed += in_a != in_b ? 1 : 0;
       }
       for (const std::string& gone : group) {
         const auto removed = co_await store_->remove(gone, {});

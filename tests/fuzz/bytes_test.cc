@@ -14,6 +14,14 @@ TEST(Bytes, LinesOfTheControlSocket) { run_mutations(kControl, 4'000); }
 TEST(Bytes, HeadersOfImages) { run_mutations(kImages, 100'000); }
 TEST(Bytes, FilesOfAStore) { run_mutations(kStore, 500); }
 
+TEST(Bytes, WhatFuzzersFound) {
+  EXPECT_GT(run_kept(kRows, "rows"), 0u);
+  EXPECT_GT(run_kept(kWords, "words"), 0u);
+  EXPECT_GT(run_kept(kControl, "control"), 0u);
+  EXPECT_GT(run_kept(kImages, "images"), 0u);
+  EXPECT_GT(run_kept(kStore, "store"), 0u);
+}
+
 TEST(Bytes, MutationsDifferAndAreTheSameEveryTime) {
   const std::vector<Bytes> seeds{bytes_of("one"), bytes_of("and another")};
   std::mt19937_64 first(1), second(1);

@@ -1,5 +1,10 @@
 #include "tests/fuzz/target.h"
 
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <string>
+
 namespace voltree::fuzz {
 
 Bytes bytes_of(std::string_view text) {
@@ -49,6 +54,19 @@ void run_mutations(const Target& target, std::size_t count) {
   for (const Bytes& seed : seeds) target.run(seed);
   std::mt19937_64 random(20261121);
   for (std::size_t i = 0; i < count; ++i) target.run(mutate(seeds, random));
+}
+
+std::size_t run_kept(const Target& target, std::string_view name) {
+  std::size_t count = 0;
+  const std::filesystem::path folder = std::filesystem::path(VOLTREE_FUZZ_CORPUS) / name;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    std::ifstream file(entry.path(), std::ios::binary);
+    const std::string text((std::istreambuf_iterator<char>(file)),
+                           std::istreambuf_iterator<char>());
+    target.run(bytes_of(text));
+    ++count;
+  }
+  return count;
 }
 
 }  // namespace voltree::fuzz

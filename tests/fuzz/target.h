@@ -32,5 +32,8 @@ std::string_view text_of(std::span<const std::byte> bytes);
 Bytes mutate(const std::vector<Bytes>& seeds, std::mt19937_64& random);
 // Runs the seeds, and `count` mutations of them; the same ones every time.
 void run_mutations(const Target& target, std::size_t count);
+// Runs what a long run of the fuzzer has found worth keeping: the files of tests/fuzz/corpus/NAME.
+// How many there were.
+std::size_t run_kept(const Target& target, std::string_view name);
 
 }  // namespace voltree::fuzz

@@ -14,5 +14,7 @@ TEST(NbdBytes, SeedsAreAnswered) {
 
 TEST(NbdBytes, AnyBytesAreSurvived) { fuzz::run_mutations(fuzz::kNbd, 200'000); }
 
+TEST(NbdBytes, WhatFuzzersFound) { EXPECT_GT(fuzz::run_kept(fuzz::kNbd, "nbd"), 0u); }
+
 }  // namespace
 }  // namespace voltree::nbd
