@@ -9,6 +9,7 @@
 #include "blockstore/lineage_copy.h"
 #include "blockstore/store_core.h"
 #include "blockstore/store_repair_layers.h"
+#include "blockstore/store_take.h"
 
 namespace voltree {
 namespace {
@@ -281,6 +282,7 @@ class Repair {
          "what lay below them",
          id, scan.index.mapped_blocks(), quoted(volume.name));
     report_.recovered.push_back(volume.name);
+    recovered_layers_.insert(id);
     image_.layers.push_back({id, head.id, head.size_bytes, false, head.created_ns});
     image_.nodes.push_back(head);
     image_.volumes.push_back(std::move(volume));
@@ -436,7 +438,19 @@ class Repair {
     return {};
   }
 
+  // One of them may be somebody's file that was taken in a moment before the end.
+  Status adapt_recovered_layers() {
+    SyncWatch syncs;
+    for (const LayerRow& row : image_.layers) {
+      if (!recovered_layers_.contains(row.id)) continue;
+      VT_ASSIGN_OR_RETURN(auto file, fs_.open(Layer::data_path(directory_, row.id), {}));
+      VT_RETURN_IF_ERROR(adapt_taken_file(*file, row.size_bytes, syncs));
+    }
+    return {};
+  }
+
   Status apply() {
+    VT_RETURN_IF_ERROR(adapt_recovered_layers());
     const std::string fresh = catalog_path(directory_) + ".repaired";
     for (const char* suffix : {"", "-wal"}) {
       VT_ASSIGN_OR_RETURN(const bool there, fs_.exists(fresh + suffix));
@@ -485,6 +499,7 @@ class Repair {
   Lineage lineage_;     // the same rows
   std::map<LayerId, LayerFiles> files_;
   std::set<LayerId> on_erase_queue_;
+  std::set<LayerId> recovered_layers_;   // that nothing named
   std::map<LayerId, ExtentMap> erased_;  // blocks that wait for the eraser
   std::map<LayerId, ExtentMap> indexes_, damaged_, unsummed_;
   std::uint64_t done_bytes_ = 0;

@@ -321,7 +321,7 @@ namespace {
 
 // So that the sums alone say what the layer holds. Where that does not work (a full host), the
 // catalog's index says it.
-Task<void> stamp_tombstones(Layer& layer, BlockRange range) {
+Task<void> stamp_tombstones(Engine& engine, Layer& layer, BlockRange range) {
   if (!(co_await layer.ensure_open()).ok()) co_return;
   std::vector<BlockRange> steps;
   {
@@ -339,6 +339,7 @@ Task<void> stamp_tombstones(Layer& layer, BlockRange range) {
       layer.set_sum(block, kSumTombstone);
     }
   }
+  (void)engine.check_stored(layer.sums());
 }
 
 }  // namespace
@@ -391,10 +392,10 @@ Task<Status> StoreCore::cut_node(std::shared_ptr<Volume> volume, BlockRange beyo
   change.plan.changed_nodes.push_back(id);
   change.what = fmt::format("volume {}, shrunk", name_of(id).volume);
   change.erase.policy = policy_for(id, std::nullopt);
-  change.committed = [volume, size_bytes, target, has_parent, beyond]() -> Task<void> {
+  change.committed = [this, volume, size_bytes, target, has_parent, beyond]() -> Task<void> {
     if (target != nullptr) volume->adopt({target}, has_parent);
     volume->cut(size_bytes);
-    if (target != nullptr) co_await stamp_tombstones(*target, beyond);
+    if (target != nullptr) co_await stamp_tombstones(engine, *target, beyond);
   };
   const auto committed = co_await commit_change(std::move(change));
   co_return committed.status();

@@ -26,14 +26,6 @@ Status sync_old_folder(FileSystem& fs, const std::string& path, SyncWatch& syncs
   return there ? syncs(fs.sync_dir(folder)) : Status();
 }
 
-// What a layer's file is and a file that was just taken is not: of whole blocks, and the store's.
-// (Though it is as long as that: an earlier sync of its length may have failed, I10.)
-Status adapt(File& file, std::uint64_t size_bytes, SyncWatch& syncs) {
-  VT_RETURN_IF_ERROR(file.make_ours());
-  VT_RETURN_IF_ERROR(file.truncate(Layer::data_file_bytes(size_bytes)));
-  return syncs(file.sync_sync());
-}
-
 // Of this store, or of another one.
 Status check_no_store(FileSystem& fs, const std::string& path) {
   std::string folder = parent_folder(path);
@@ -47,6 +39,13 @@ Status check_no_store(FileSystem& fs, const std::string& path) {
 }
 
 }  // namespace
+
+// (Though it is as long as that: an earlier sync of its length may have failed, I10.)
+Status adapt_taken_file(File& file, std::uint64_t size_bytes, SyncWatch& syncs) {
+  VT_RETURN_IF_ERROR(file.make_ours());
+  VT_RETURN_IF_ERROR(file.truncate(Layer::data_file_bytes(size_bytes)));
+  return syncs(file.sync_sync());
+}
 
 Task<Status> FileTaking::run() {
   VT_CO_RETURN_IF_ERROR(check_volume());
@@ -234,7 +233,7 @@ Status FileTaking::lose_old_name(SyncWatch& syncs) {
   unlinked_ = true;
   VT_RETURN_IF_ERROR(sync_old_folder(fs_, path_, syncs));
   VT_RETURN_IF_ERROR(check_alone(1));
-  return adapt(*file_, options_.size_bytes, syncs);
+  return adapt_taken_file(*file_, options_.size_bytes, syncs);
 }
 
 // The file is what it was before the volume goes, and its old name durable before the layer's
@@ -313,7 +312,7 @@ Status settle_names(FileSystem& fs, const std::string& directory, TakenLayer& on
   VT_ASSIGN_OR_RETURN(auto file, fs.open(data, {}));
   VT_ASSIGN_OR_RETURN(const std::uint64_t links, file->links());
   one.is_ours = links == 1;
-  return one.is_ours ? adapt(*file, one.layer.size_bytes, syncs) : Status();
+  return one.is_ours ? adapt_taken_file(*file, one.layer.size_bytes, syncs) : Status();
 }
 
 }  // namespace

@@ -11,6 +11,10 @@
 
 namespace voltree {
 
+// What a layer's file is and a file that was just taken is not: of whole blocks, and the store's.
+// Durable when it returns. Blocking.
+Status adapt_taken_file(File& file, std::uint64_t size_bytes, SyncWatch& syncs);
+
 class FileTaking {
  public:
   // `sums_from`: a layer's sums, which say what the file holds: it is not read then, and may be of

@@ -34,6 +34,19 @@ T must(Result<T> result) {
   return std::move(result).value();
 }
 
+// Runs SQL on a closed catalog, past CatalogDb.
+inline void tamper(FileSystem& fs, const char* path, const char* sql) {
+  SqliteVfs vfs(fs);
+  sqlite3* db = nullptr;
+  ASSERT_EQ(SQLITE_OK, sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE, vfs.name()));
+  char* message = nullptr;
+  sqlite3_exec(db, "PRAGMA locking_mode=EXCLUSIVE; PRAGMA ignore_check_constraints=ON", nullptr,
+               nullptr, nullptr);
+  EXPECT_EQ(SQLITE_OK, sqlite3_exec(db, sql, nullptr, nullptr, &message)) << message;
+  sqlite3_free(message);
+  EXPECT_EQ(SQLITE_OK, sqlite3_close(db));
+}
+
 // A simulated machine with the folder "store" on it.
 class CatalogTest : public ::testing::Test {
  protected:
@@ -60,18 +73,7 @@ class CatalogTest : public ::testing::Test {
     return db.commit();
   }
 
-  // Runs SQL on the closed catalog, past CatalogDb.
-  void tamper(const char* sql) {
-    SqliteVfs vfs(fs_);
-    sqlite3* db = nullptr;
-    ASSERT_EQ(SQLITE_OK, sqlite3_open_v2(kPath, &db, SQLITE_OPEN_READWRITE, vfs.name()));
-    char* message = nullptr;
-    sqlite3_exec(db, "PRAGMA locking_mode=EXCLUSIVE; PRAGMA ignore_check_constraints=ON", nullptr,
-                 nullptr, nullptr);
-    EXPECT_EQ(SQLITE_OK, sqlite3_exec(db, sql, nullptr, nullptr, &message)) << message;
-    sqlite3_free(message);
-    EXPECT_EQ(SQLITE_OK, sqlite3_close(db));
-  }
+  void tamper(const char* sql) { ::voltree::testing::tamper(fs_, kPath, sql); }
 
   SimWorld world_;
   SimRuntime runtime_;

@@ -253,39 +253,67 @@ std::vector<Extent> by_hand(const Pair& pair, const ValueOf& value_of) {
   return result;
 }
 
-TEST_P(ExtentMapOracle, Algebra) {
+void expect_algebra(const Pair& pair) {
   using Value = std::uint32_t;
+  ASSERT_NO_FATAL_FAILURE(expect_same(overlay(pair.a, pair.b),
+                                      by_hand(pair, [](Value a, Value b) { return b ? b : a; })));
+  ASSERT_NO_FATAL_FAILURE(expect_same(intersect(pair.a, pair.b),
+                                      by_hand(pair, [](Value a, Value b) { return b ? a : 0; })));
+  ASSERT_NO_FATAL_FAILURE(expect_same(subtract(pair.a, pair.b),
+                                      by_hand(pair, [](Value a, Value b) { return b ? 0 : a; })));
+  std::vector<Extent> changed;
+  for_each_difference(pair.a, pair.b, [&](const BlockRange& range) {
+    changed.push_back({range.first, range.count, 1});
+  });
+  ASSERT_TRUE(changed == by_hand(pair, [](Value a, Value b) { return a != b ? 1U : 0U; }));
+  ASSERT_EQ(pair.a == pair.b, changed.empty());
+
+  ExtentMap index;  // any map, its values folded to the two of an index
+  for (const Extent& extent : extents_of(pair.b)) {
+    index.assign(extent.first, extent.count, extent.value % 2 + 1);
+  }
+  ExtentMap applied = pair.a;
+  apply_layer(applied, index, 9);
+  ASSERT_NO_FATAL_FAILURE(expect_same(applied, by_hand({pair.a, index}, [](Value a, Value b) {
+                                        return b == kIndexAbsent ? a : b == kIndexData ? 9U : 0U;
+                                      })));
+}
+
+TEST_P(ExtentMapOracle, Algebra) {
   for (std::uint64_t seed = 1; seed <= 24; ++seed) {
     SCOPED_TRACE(seed);
     Random random(seed);
-    const Pair pair = random_pair(random, GetParam(), seed);
-    ASSERT_NO_FATAL_FAILURE(expect_same(overlay(pair.a, pair.b),
-                                        by_hand(pair, [](Value a, Value b) { return b ? b : a; })));
-    ASSERT_NO_FATAL_FAILURE(expect_same(intersect(pair.a, pair.b),
-                                        by_hand(pair, [](Value a, Value b) { return b ? a : 0; })));
-    ASSERT_NO_FATAL_FAILURE(expect_same(subtract(pair.a, pair.b),
-                                        by_hand(pair, [](Value a, Value b) { return b ? 0 : a; })));
-    std::vector<Extent> changed;
-    for_each_difference(pair.a, pair.b, [&](const BlockRange& range) {
-      changed.push_back({range.first, range.count, 1});
-    });
-    ASSERT_TRUE(changed == by_hand(pair, [](Value a, Value b) { return a != b ? 1U : 0U; }));
-    ASSERT_EQ(pair.a == pair.b, changed.empty());
-
-    ExtentMap index;  // any map, its values folded to the two of an index
-    for (const Extent& extent : extents_of(pair.b)) {
-      index.assign(extent.first, extent.count, extent.value % 2 + 1);
-    }
-    ExtentMap applied = pair.a;
-    apply_layer(applied, index, 9);
-    ASSERT_NO_FATAL_FAILURE(expect_same(applied, by_hand({pair.a, index}, [](Value a, Value b) {
-                                          return b == kIndexAbsent ? a : b == kIndexData ? 9U : 0U;
-                                        })));
+    ASSERT_NO_FATAL_FAILURE(expect_algebra(random_pair(random, GetParam(), seed)));
   }
 }
 
 INSTANTIATE_TEST_SUITE_P(Patterns, ExtentMapOracle, testing::ValuesIn(kPatterns),
                          [](const auto& param) { return std::string(param.param.name); });
+
+// So many extents that the results are built piece by piece; then one side far smaller.
+TEST(ExtentMap, AlgebraOfLargeMaps) {
+  for (const std::uint64_t gap_max : {1, 3, 4000}) {
+    SCOPED_TRACE(gap_max);
+    Random random(gap_max);
+    const auto large = [&](std::size_t extents) {
+      std::vector<Extent> sorted;
+      std::uint64_t at = below(random, 100);
+      for (std::size_t i = 0; i < extents; ++i) {
+        const Extent extent{at, 1 + below(random, 4), static_cast<std::uint32_t>(1 + i % 3)};
+        sorted.push_back(extent);
+        at = extent.end() + below(random, gap_max);
+      }
+      return ExtentMap::from_sorted(sorted);
+    };
+    const ExtentMap first = large(30000);
+    const ExtentMap second = large(25000);
+    const ExtentMap few = large(40);
+    for (const Pair& pair :
+         {Pair{first, second}, Pair{second, first}, Pair{first, few}, Pair{few, first}}) {
+      ASSERT_NO_FATAL_FAILURE(expect_algebra(pair));
+    }
+  }
+}
 
 TEST(ExtentMap, EmptyMapAllocatesNothing) {
   const ExtentMap map;

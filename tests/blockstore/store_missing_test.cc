@@ -127,6 +127,28 @@ TEST_F(StoreMissingTest, RangesOfAMissingLayerAreErasedToo) {
   ok(store_->wait_erased(0));
 }
 
+// Its data is there, and nobody can read it through the volume any more: it is deleted all the same
+// (I8).
+TEST_F(StoreMissingTest, RangesOfALayerWithoutSumsAreErased) {
+  close();
+  ok(runtime_->fs().unlink(Layer::sum_path("/store", 1)));
+  open();
+  ASSERT_THAT(info("a@s").failed_layers, ElementsAre(1));
+  ok(store_->resize("a", kMiB / 2, true));
+  remove("a@s");  // its layer lives on in a, but for what lies beyond a's end
+  ok(store_->wait_erased(0));
+  auto file = runtime_->fs().open(Layer::data_path("/store", 1), {});
+  Bytes got(kMiB);
+  ok((*file)->read_sync(got, 0));
+  EXPECT_EQ(std::count(got.begin(), got.end(), std::byte{'x'}), kMiB / 2 - 4096);
+  EXPECT_EQ(std::count(got.begin() + kMiB / 2, got.end(), std::byte{0}), kMiB / 2);
+  const auto certificates = runtime_->sync_wait(store_->certificates(0, 10));
+  ASSERT_EQ(certificates->size(), 1u);
+  EXPECT_THAT(certificates->front(), HasSubstr("\"verified_bytes\":528384"));
+  remove("a");
+  ok(store_->wait_erased(0));
+}
+
 TEST_F(StoreMissingTest, AFileThatIsTooShortIsDamaged) {
   close();
   auto file = runtime_->fs().open(Layer::data_path("/store", 1), {});

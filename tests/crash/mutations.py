@@ -191,8 +191,8 @@ MUTATIONS = [
      'for (const bool verify : {false}) {'),
     ('eraser: reads under way are not waited for', X, '  co_await engine_.read_gate().drain();\n', ''),
     ('eraser: sums stay', X, '      layer->set_sum(block, kSumAbsent);\n', '      (void)block;\n'),
-    ('shrink: the sums do not say what was cut away', Z, 'stamp_tombstones(*target, beyond)',
-     'stamp_tombstones(*target, {beyond.first, 0})'),
+    ('shrink: the sums do not say what was cut away', Z, 'stamp_tombstones(engine, *target, beyond)',
+     'stamp_tombstones(engine, *target, {beyond.first, 0})'),
     ('eraser: holes are not punched', X,
      '''    VT_CO_RETURN_IF_ERROR(co_await layer->file(true).punch_hole(range.first * kBlockBytes,
                                                                 range.count * kBlockBytes));
@@ -316,6 +316,20 @@ MUTATIONS = [
     # --- Repair.
     ('repair: what waits for the eraser comes back', Y, '    if (left_out_.at(block) != 0) return;\n', ''),
     ('repair: data without a sum is left out', Y, '} else if (!have || !all_zero(bytes)) {', '} else if (!have || (false && !all_zero(bytes))) {'),
+    ('repair: a file that was being taken in stays as it was', 'blockstore/store_repair.cc',
+     '    VT_RETURN_IF_ERROR(adapt_recovered_layers());\n', ''),
+    ('repair: a file that was being taken in is a volume, too', 'blockstore/store_repair.cc', '      if (shared) {\n', '      if (shared && id == kNoLayer) {\n'),
+    ('repair: rows that do not fit together are built on', 'blockstore/store_repair.cc',
+     '      if (image.ok()) status = check_rows(*image, lineage_);\n', '      if (image.ok()) (void)check_rows(*image, lineage_);\n'),
+    ('eraser: ranges of a layer that cannot be opened stay', X,
+     '''  VT_CO_RETURN_IF_ERROR(
+      co_await overwrite(**opened, nullptr, ranges, request, rate_bytes, outcome));
+  for (const BlockRange& range : ranges) {
+    VT_CO_RETURN_IF_ERROR(
+        co_await (*opened)->punch_hole(range.first * kBlockBytes, range.count * kBlockBytes));
+  }
+''', ''),
+    ('inflight: who waits for a slot is forgotten', 'blockstore/inflight.cc', '    waiters_.push_back({{handle, Executor::current()}, where});\n', '    (void)handle;\n    (void)where;\n'),
     # --- Reads (I9).
     ('read: a mismatch is served', IO, '        mismatches.push_back(block);\n', ''),
 ]

@@ -2,6 +2,7 @@
 // it was, or the volume, whole; never both, and never neither. The model has files as nodes.
 #include <gtest/gtest.h>
 
+#include "blockstore/store_repair.h"
 #include "tests/crash/crash_run.h"
 #include "tests/crash/fault_run.h"
 #include "tests/crash/machine.h"
@@ -102,6 +103,70 @@ TEST(Take, AFileThatWasNotSynced) {
     }
   }
   EXPECT_GT(volumes, 2u);
+}
+
+// The daemon dies, and the catalog is lost: what repair makes of the copy and the layers has the
+// file or the volume, too.
+TEST(Take, TheCatalogIsLostAsWell) {
+  SimWorld world;
+  SimLog log;
+  world.record(&log);
+  Machine machine(world, 1);
+  ASSERT_TRUE(machine.create().ok());
+  ASSERT_TRUE(machine.start().ok());
+  const std::vector<Op> ops = taking(4);
+  ASSERT_TRUE(machine.perform(ops[0], 7).ok());
+  const std::size_t begin = log.size();
+  ASSERT_TRUE(machine.perform(ops[1], 8).ok());
+  machine.kill();
+  std::vector<std::byte> wanted(ops[0].length_bytes());
+  fill_sectors(wanted, 7, 0);
+  std::size_t files = 0;
+  std::size_t volumes = 0;
+  std::size_t named = 0;  // volumes that kept their name
+  SimImage image;
+  for (std::size_t at = 0; at <= log.size(); ++at) {
+    if (at > 0) image.apply(log[at - 1]);
+    if (at < begin) continue;
+    SCOPED_TRACE(at);
+    Machine after_it(image.to_world({}, 1), at);
+    std::vector<std::byte> got(wanted.size());
+    std::string found;
+    {
+      SimRuntime runtime(after_it.world(), {.seed = at});
+      for (const char* name : {"/store/catalog.db", "/store/catalog.db-wal"}) {
+        if (!*runtime.fs().exists(name)) continue;
+        ASSERT_TRUE(runtime.fs().unlink(name).ok());
+      }
+      const auto report =
+          repair_store(runtime, "/store", {.apply = true, .force = false, .progress = {}});
+      ASSERT_TRUE(report.ok()) << report.status().message();
+      for (const RepairFinding& finding : report->findings) found += finding.what + "\n";
+    }
+    SCOPED_TRACE(found);
+    ASSERT_TRUE(after_it.start().ok());
+    const auto there = after_it.world().find("/in/f");
+    const std::vector<NodeName> names = after_it.wait(after_it.store()->names());
+    ASSERT_EQ(names.size(), there.ok() ? 0u : 1u);
+    if (there.ok()) {
+      ++files;
+      SimRuntime runtime(after_it.world(), {.seed = at});
+      auto file = runtime.fs().open("/in/f", {.writable = false});
+      ASSERT_EQ(*(*file)->size_bytes(), wanted.size());
+      ASSERT_TRUE((*file)->read_sync(got, 0).ok());
+    } else {
+      ++volumes;
+      named += names.front().str() == "t" ? 1 : 0;
+      const auto device = after_it.wait(after_it.store()->open_device(names.front().str()));
+      ASSERT_TRUE(device.ok());
+      const Status read = after_it.wait((*device)->read(0, got));
+      ASSERT_TRUE(read.ok()) << names.front().str() << ": " << read.message();
+    }
+    ASSERT_TRUE(got == wanted);
+  }
+  EXPECT_GT(files, 5u);
+  EXPECT_GT(volumes, 5u);
+  EXPECT_GT(named, 0u);
 }
 
 // A volume that leaves, and one that arrives: for each store it is one or the other.
