@@ -26,6 +26,43 @@ std::size_t length_of(const CopyRow& row) {
   return row.key.size() + (row.value ? row.value->size() : 0) + 16;
 }
 
+// A part of the file at a time: it may be far longer than what is right in it.
+class Window {
+ public:
+  Window(File& file, std::uint64_t length_bytes) : file_(file), length_bytes_(length_bytes) {}
+
+  // `want_bytes` or more from there on; fewer where the file ends. Until the next call.
+  Result<std::span<const std::byte>> at(std::uint64_t at_bytes, std::size_t want_bytes) {
+    const std::uint64_t left_bytes = length_bytes_ - at_bytes;
+    const auto wanted = static_cast<std::size_t>(std::min<std::uint64_t>(want_bytes, left_bytes));
+    if (at_bytes < begin_bytes_ || at_bytes + wanted > begin_bytes_ + bytes_.size()) {
+      begin_bytes_ = at_bytes;
+      bytes_.resize(std::min<std::uint64_t>(std::max(wanted, kStepBytes), left_bytes));
+      VT_RETURN_IF_ERROR(file_.read_sync(bytes_, at_bytes));
+    }
+    return std::span<const std::byte>(bytes_).subspan(at_bytes - begin_bytes_);
+  }
+
+ private:
+  static constexpr std::size_t kStepBytes = std::size_t{1} << 20;
+
+  File& file_;
+  const std::uint64_t length_bytes_;
+  std::uint64_t begin_bytes_ = 0;
+  std::vector<std::byte> bytes_;
+};
+
+// The record there; nullopt when it is none.
+Result<std::optional<CopyRecord>> read_record(Window& window, std::uint64_t at_bytes,
+                                              std::uint64_t generation, std::uint64_t sequence) {
+  VT_ASSIGN_OR_RETURN(const auto head, window.at(at_bytes, kCopyRecordHeadBytes));
+  if (head.size() < kCopyRecordHeadBytes) return std::optional<CopyRecord>();
+  const std::optional<std::size_t> length_bytes = copy_record_bytes(head);
+  if (!length_bytes) return std::optional<CopyRecord>();
+  VT_ASSIGN_OR_RETURN(const auto bytes, window.at(at_bytes, *length_bytes));
+  return decode_copy_record(bytes, generation, sequence);
+}
+
 }  // namespace
 
 LineageCopy::LineageCopy(Runtime& runtime, const std::string& directory,
@@ -46,16 +83,16 @@ Result<LineageCopy::Contents> LineageCopy::read(FileSystem& fs, const std::strin
   VT_ASSIGN_OR_RETURN(auto file, fs.open(name, {.writable = false}));
   VT_ASSIGN_OR_RETURN(const std::uint64_t length, file->size_bytes());
   if (length > kCopyMaxBytes) return error(Code::kDamaged, "{} is too long: {}", name, length);
-  std::vector<std::byte> bytes(length);
-  VT_RETURN_IF_ERROR(file->read_sync(bytes, 0));
-  const auto generation = decode_copy_header(bytes);
+  Window window(*file, length);
+  VT_ASSIGN_OR_RETURN(const auto header, window.at(0, kCopyHeaderBytes));
+  const auto generation = decode_copy_header(header);
   if (!generation.ok()) return generation.status().with_context(name);
   Contents contents;
   contents.generation = *generation;
   contents.good_bytes = kCopyHeaderBytes;
   while (contents.good_bytes < length) {
-    auto record = decode_copy_record(std::span(bytes).subspan(contents.good_bytes), *generation,
-                                     contents.records + 1);
+    VT_ASSIGN_OR_RETURN(
+        auto record, read_record(window, contents.good_bytes, *generation, contents.records + 1));
     if (!record) break;
     for (CopyRow& row : record->rows) apply_copy_row(std::move(row), contents.state);
     ++contents.records;

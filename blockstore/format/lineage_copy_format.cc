@@ -10,7 +10,6 @@ namespace {
 
 constexpr std::string_view kMagic = "vltrline";
 constexpr std::uint32_t kVersion = 1;
-constexpr std::size_t kRecordHeadBytes = 4 + 8 + 8;  // length, sequence, sum
 constexpr std::uint8_t kPut = 1;
 constexpr std::uint8_t kGone = 0;
 
@@ -98,19 +97,25 @@ std::string encode_copy_record(std::span<const CopyRow> rows, std::uint64_t gene
   return out + body;
 }
 
+std::optional<std::size_t> copy_record_bytes(std::span<const std::byte> head) {
+  const std::size_t body_bytes = get_fixed<std::uint32_t>(head, 0);
+  if (body_bytes > kCopyRecordMaxBytes) return std::nullopt;
+  return kCopyRecordHeadBytes + body_bytes;
+}
+
 std::optional<CopyRecord> decode_copy_record(std::span<const std::byte> bytes,
                                              std::uint64_t generation, std::uint64_t sequence) {
-  if (bytes.size() < kRecordHeadBytes) return std::nullopt;
-  const std::size_t length = get_fixed<std::uint32_t>(bytes, 0);
-  if (length > kCopyRecordMaxBytes || length > bytes.size() - kRecordHeadBytes) return std::nullopt;
+  if (bytes.size() < kCopyRecordHeadBytes) return std::nullopt;
+  const std::optional<std::size_t> length = copy_record_bytes(bytes);
+  if (!length || *length > bytes.size()) return std::nullopt;
   if (get_fixed<std::uint64_t>(bytes, 4) != sequence) return std::nullopt;
-  const auto body = bytes.subspan(kRecordHeadBytes, length);
+  const auto body = bytes.first(*length).subspan(kCopyRecordHeadBytes);
   const std::string_view text(reinterpret_cast<const char*>(body.data()), body.size());
   if (get_fixed<std::uint64_t>(bytes, 12) != keyed_checksum(text, generation, sequence)) {
     return std::nullopt;
   }
   CopyRecord record;
-  record.length_bytes = kRecordHeadBytes + length;
+  record.length_bytes = *length;
   if (!decode_rows(body, record.rows)) return std::nullopt;
   return record;
 }

@@ -54,6 +54,10 @@ struct CopyRecord {
   std::vector<CopyRow> rows;
   std::size_t length_bytes = 0;  // of the whole record
 };
+inline constexpr std::size_t kCopyRecordHeadBytes = 4 + 8 + 8;  // length, sequence, sum
+// How long the record that begins with these bytes says that it is, its head included; nullopt:
+// none is so long. `head`: kCopyRecordHeadBytes or more.
+std::optional<std::size_t> copy_record_bytes(std::span<const std::byte> head);
 // The record that `bytes` begin with; nullopt when it is torn, rotten, or another's.
 std::optional<CopyRecord> decode_copy_record(std::span<const std::byte> bytes,
                                              std::uint64_t generation, std::uint64_t sequence);

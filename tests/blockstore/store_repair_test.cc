@@ -372,6 +372,56 @@ TEST_F(StoreRepairTest, ATornRecordIsNotTaken) {
   EXPECT_EQ(at("a", 0), 'x');
 }
 
+// Memory goes by what is right in it, not by how long somebody has made it.
+TEST_F(StoreRepairTest, ACopyThatIsFarTooLongIsReadAsFarAsItIsRight) {
+  make_history();
+  close();
+  const auto before = LineageCopy::read(runtime_->fs(), "/store");
+  constexpr std::uint64_t kLong = std::uint64_t{3} << 29;
+  {
+    auto file = runtime_->fs().open("/store/lineage", {});
+    ok((*file)->truncate(kLong));
+  }
+  std::uint64_t read_bytes = 0;
+  world_.set_fault([&read_bytes](const SimCall& call) -> SimFault {
+    if (call.act == SimAct::kRead) read_bytes += call.length_bytes;
+    return {};
+  });
+  const auto after = LineageCopy::read(runtime_->fs(), "/store");
+  world_.set_fault(nullptr);
+  ASSERT_TRUE(after.ok()) << after.status().message();
+  EXPECT_EQ(after->state, before->state);
+  EXPECT_EQ(after->records, before->records);
+  EXPECT_EQ(after->good_bytes, before->good_bytes);
+  EXPECT_EQ(after->unreadable_bytes, kLong - before->good_bytes);
+  EXPECT_LE(read_bytes, 4 * kMiB);
+  open();
+}
+
+// Records that do not fit into one piece of what is read at once.
+TEST_F(StoreRepairTest, ALongCopyIsReadWhole) {
+  create("a", kMiB);
+  const std::string text(1024, 't');
+  for (int volume = 0; volume < 40; ++volume) {
+    const std::string name = "v" + std::to_string(volume);
+    create(name, kMiB);
+    std::map<std::string, std::string> notes;
+    for (int i = 0; i < 64; ++i) notes[name + "-" + std::to_string(i)] = text;
+    ok(store_->set_notes(name, notes));
+  }
+  copy_is_written();
+  close();
+  ASSERT_GT(bytes_of("/store/lineage").size(), 2 * kMiB);
+  expect_copy_says_what_the_catalog_says();
+  open();
+  close();
+  expect_copy_says_what_the_catalog_says();
+  lose_catalog();
+  rebuild();
+  open();
+  EXPECT_EQ(runtime_->sync_wait(store_->info("v39"))->settings.notes.size(), 64u);
+}
+
 TEST_F(StoreRepairTest, WhatWaitsForTheEraserDoesNotComeBack) {
   create("a", kMiB);
   fill("a", 0, kMiB, 'x');
