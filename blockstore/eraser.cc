@@ -142,11 +142,6 @@ std::vector<Eraser::Queued> Eraser::queue() const {
   return all;
 }
 
-bool Eraser::idle() const {
-  const std::lock_guard lock(mutex_);
-  return queue_.empty();
-}
-
 ExtentMap Eraser::pending_ranges(LayerId layer) const {
   const std::lock_guard lock(mutex_);
   ExtentMap pending;

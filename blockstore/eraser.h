@@ -33,7 +33,6 @@ class Eraser {
   // A request whose rows have just been committed.
   void add(EraseRequestRow request, std::vector<EraseItemRow> items);
   std::vector<Queued> queue() const;
-  bool idle() const;
   // Blocks that wait for erasure in a layer that lives on.
   ExtentMap pending_ranges(LayerId layer) const;
 

@@ -415,6 +415,29 @@ TEST_F(StoreTest, I8_OnlyTheStartIsOverwrittenWhenItIsAskedSo) {
       << text;
 }
 
+// A write that the host has lost: nothing is certified, and the layer stays until it is gone for
+// certain.
+TEST_F(StoreTest, I8_WhatDoesNotReadBackAsWrittenIsNotErased) {
+  create("a", kMiB);
+  fill("a", 0, kMiB, 'x');
+  const std::string path = "/store/layers/01/00000001";
+  remove("a");
+  const Bytes old(kBlockBytes, std::byte{'x'});
+  world_.set_fault([&](const SimCall& call) -> SimFault {
+    if (call.act != SimAct::kSync || call.path != path) return {};
+    const SimMutation lost{SimMutation::Kind::kWrite, kMiB / 2, old.size(), old.data()};
+    return {world_.apply(**world_.find(path), lost)};
+  });
+  EXPECT_EQ(code(store_->wait_erased(0)), Code::kIoError);
+  world_.set_fault(nullptr);
+  EXPECT_EQ(runtime_->sync_wait(store_->certificates(0, 10))->size(), 0u);
+  EXPECT_EQ(runtime_->sync_wait(store_->erase_queue()).size(), 1u);
+  EXPECT_FALSE(files_with('x').empty());
+  ok(store_->wait_erased(0));
+  EXPECT_EQ(runtime_->sync_wait(store_->certificates(0, 10))->size(), 1u);
+  EXPECT_TRUE(files_with('x').empty());
+}
+
 TEST_F(StoreTest, I8_TheQueueResumesAfterTheDaemonDied) {
   create("a", kMiB);
   fill("a", 0, kMiB, 'x');
