@@ -43,15 +43,6 @@ class StoreDamagedTest : public StoreTest {
     if (opened.ok()) store_ = std::move(opened).value();
     return opened.status();
   }
-  std::string damage() {
-    const auto report = runtime_->sync_wait(store_->check({.data = true, .progress = {}}));
-    std::string all;
-    if (!report.ok()) return "check: " + std::string(report.status().message());
-    for (const CheckFinding& finding : report->findings) {
-      if (finding.damage) all += finding.what + "\n";
-    }
-    return all;
-  }
   std::string repair_words(bool apply) {
     const auto report =
         repair_store(*runtime_, "/store", {.apply = apply, .force = false, .progress = {}});

@@ -92,6 +92,16 @@ class StoreTest : public ::testing::Test {
       EXPECT_FALSE(finding.damage) << finding.what;
     }
   }
+  // What check says is damaged, a line each.
+  std::string damage() {
+    const auto report = runtime_->sync_wait(store_->check({.data = true, .progress = {}}));
+    std::string all;
+    if (!report.ok()) return "check: " + std::string(report.status().message());
+    for (const CheckFinding& finding : report->findings) {
+      if (finding.damage) all += finding.what + "\n";
+    }
+    return all;
+  }
   // The path of a layer's data file that holds `what` somewhere; empty when none does.
   std::vector<std::string> files_with(char what) {
     std::vector<std::string> found;

@@ -41,15 +41,6 @@ class StoreMissingTest : public StoreTest {
     Bytes out(kBlockBytes);
     return code(device(name)->read(offset, out));
   }
-  std::string damage() {
-    const auto report = runtime_->sync_wait(store_->check({.data = true, .progress = {}}));
-    std::string all;
-    if (!report.ok()) return "check: " + std::string(report.status().message());
-    for (const CheckFinding& finding : report->findings) {
-      if (finding.damage) all += finding.what + "\n";
-    }
-    return all;
-  }
   NodeInfo info(const std::string& name) { return *runtime_->sync_wait(store_->info(name)); }
   // What the test left damaged is deleted, and the store is sound again: TearDown checks.
   void delete_damaged() {
