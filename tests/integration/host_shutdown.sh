@@ -3,6 +3,12 @@
 # written to, and is mounted again in the same boot: what was flushed is there, the store is sound, and a file system
 # inside a volume needs no repair.
 # Usage: host_shutdown.sh VOLTREE-BINARY ACK-WRITER-BINARY [ROUNDS [FILE-SYSTEM...]]
+
+# Mounts that nobody else sees: a container that starts meanwhile would copy them into its own namespace, and the copy
+# would keep the stopped file system in memory, so that mounting it again gives the stopped one.
+if [[ -z ${voltree_own_mounts:-} ]] && unshare --mount --propagation private true 2>/dev/null; then
+  voltree_own_mounts=1 exec unshare --mount --propagation private bash "$0" "$@"
+fi
 # shellcheck source=tests/integration/lib.sh
 source "$(dirname "$0")/lib.sh" "$1"
 writer=$(realpath "$2")
