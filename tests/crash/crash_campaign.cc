@@ -116,13 +116,19 @@ class Runner {
     return status != 0 ? status : ended;
   }
 
-  // Every bit of every file of a store that was stopped in order, and of the catalog and its log of
-  // one that was not.
+  // Every bit of every file of a store of more than 1 MiB that was stopped in order, and of the
+  // catalog and its log of a smaller one that was not.
   int flips() {
     for (const bool stopped_in_order : {true, false}) {
-      FlipStore store(stopped_in_order);
+      FlipStore store(stopped_in_order, stopped_in_order ? 256 : 0);
       if (store.failure()) return 1;
-      std::printf("%s\n", stopped_in_order ? "stopped in order" : "stopped by a power failure");
+      std::uint64_t pages = 0;
+      for (const FlipStore::Target& target : store.targets()) pages += target.pages.size();
+      std::printf("%s: %llu files, %llu KiB\n",
+                  stopped_in_order ? "stopped in order" : "stopped by a power failure",
+                  static_cast<unsigned long long>(store.targets().size()),
+                  static_cast<unsigned long long>(pages * SimInode::kPageBytes / 1024));
+      std::fflush(stdout);
       std::map<std::string, FlipCounts> counts;
       for (const FlipStore::Target& target : store.targets()) {
         const bool layer = target.kind.starts_with("layer");

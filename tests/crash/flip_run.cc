@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "blockstore/lineage_copy.h"
 #include "blockstore/runtime/sim_crash.h"
 
 namespace voltree::crash {
@@ -12,8 +13,16 @@ namespace {
 using Kind = Op::Kind;
 
 // Something in every table that a read of a volume depends on, and an erase that waits.
-std::vector<Op> flip_workload() {
-  std::vector<Op> ops = prologue();
+std::vector<Op> flip_workload(std::uint64_t more_blocks) {
+  std::vector<Op> ops;
+  if (more_blocks != 0) {
+    ops = {{Kind::kCreate, "m", "", 0, more_blocks},
+           {Kind::kWriteFua, "m", "", 0, more_blocks},
+           {Kind::kSnapshot, "m@s", "", 0, 0},
+           {Kind::kWriteFua, "m", "", 0, (more_blocks + 7) / 8}};
+  }
+  const std::vector<Op> begin = prologue();
+  ops.insert(ops.end(), begin.begin(), begin.end());
   const std::vector<Op> more{{Kind::kWrite, "a", "", 2, 3},    {Kind::kClone, "a@s", "c", 0, 0},
                              {Kind::kWrite, "c", "", 0, 2},    {Kind::kDiscard, "c", "", 1, 1},
                              {Kind::kClone, "a", "b", 0, 0},  // with a junction
@@ -32,17 +41,16 @@ std::string kind_of(const std::string& path) {
   return path.substr(std::string("/store/").size());
 }
 
-std::vector<std::string> files_of(SimWorld& world) {
-  std::vector<std::string> files{"/store/catalog.db", "/store/catalog.db-wal",
-                                 "/store/run/inflight"};
-  const auto folders = world.list("/store/layers");
-  for (const std::string& folder : *folders) {
-    const auto names = world.list("/store/layers/" + folder);
-    for (const std::string& name : *names) {
-      files.push_back("/store/layers/" + folder + "/" + name);
+void add_files_of(SimWorld& world, const std::string& folder, std::vector<std::string>& files) {
+  const auto names = world.list(folder);
+  for (const std::string& name : *names) {
+    const std::string path = folder + "/" + name;
+    if (world.list(path).ok()) {
+      add_files_of(world, path, files);
+    } else if (path != "/store/reserve") {
+      files.push_back(path);
     }
   }
-  return files;
 }
 
 void write_at(SimWorld& world, const std::string& path, std::uint64_t at,
@@ -88,13 +96,16 @@ std::uint64_t last_commit_of(SimWorld& world) {
 const char* flip_outcome_name(FlipOutcome outcome) {
   static constexpr const char* kNames[kFlipOutcomes] = {"no effect", "refused to open",
                                                         "detected on read", "reported by check",
-                                                        "last commit taken for cut off"};
+                                                        "last commit taken for cut off",
+                                                        "made anew"};
   return kNames[static_cast<std::size_t>(outcome)];
 }
 
-FlipStore::FlipStore(bool stopped_in_order) { make(stopped_in_order); }
+FlipStore::FlipStore(bool stopped_in_order, std::uint64_t more_blocks) {
+  make(stopped_in_order, more_blocks);
+}
 
-void FlipStore::make(bool stopped_in_order) {
+void FlipStore::make(bool stopped_in_order, std::uint64_t more_blocks) {
   SimLog log;
   SimWorld world;
   world.record(&log);
@@ -104,7 +115,7 @@ void FlipStore::make(bool stopped_in_order) {
   Status status = machine.create();
   if (status.ok()) status = machine.start();
   Tag tag = 0;
-  for (const Op& op : flip_workload()) {
+  for (const Op& op : flip_workload(more_blocks)) {
     if (!status.ok()) break;
     before = model;
     status = machine.perform(op, ++tag);
@@ -131,10 +142,32 @@ void FlipStore::make(bool stopped_in_order) {
   std::vector<SimDisk::Choice> all;
   for (const std::size_t index : disk.pending()) all.push_back({index});
   image_ = disk.with(all);
-  for (const std::string& path : files_of(world)) {
-    const auto inode = world.find(path);
-    if (!inode.ok()) continue;
-    targets_.push_back({kind_of(path), path, (*inode)->page_numbers()});
+  std::vector<std::string> files;
+  add_files_of(world, "/store", files);
+  for (const std::string& path : files) {
+    std::vector<std::uint64_t> pages = (*world.find(path))->page_numbers();
+    if (!pages.empty()) targets_.push_back({kind_of(path), path, std::move(pages)});
+  }
+  look_at_sound_store();
+}
+
+// What every store with a flipped bit is held to must hold without one.
+void FlipStore::look_at_sound_store() {
+  Machine machine(image_.to_world({}, 2), 1);
+  const Status started = machine.start();
+  if (!started.ok()) {
+    failure_ = std::string(started.message());
+    return;
+  }
+  FlipOutcome outcome = FlipOutcome::kRefused;
+  const auto wrong = judge(machine, "without a flipped bit", outcome);
+  const auto copy = LineageCopy::read(machine.fs(), "/store");
+  if (wrong) {
+    failure_ = wrong->what;
+  } else if (outcome != FlipOutcome::kNothing || !copy.ok()) {
+    failure_ = "the store is not sound";
+  } else {
+    copy_ = copy->state;
   }
 }
 
@@ -142,10 +175,10 @@ void FlipStore::make(bool stopped_in_order) {
 // is said.
 std::optional<Failure> FlipStore::judge(Machine& machine, const std::string& what,
                                         FlipOutcome& outcome) {
-  const std::uint64_t damaged_before = machine.damaged_reads();
+  machine.forget_damaged();
   if (auto wrong = machine.compare(expected_, true)) return Failure{what + ": " + *wrong};
   outcome = FlipOutcome::kNothing;
-  if (machine.damaged_reads() != damaged_before) {
+  if (!machine.damaged().empty()) {
     outcome = FlipOutcome::kDetected;
     return std::nullopt;
   }
@@ -169,7 +202,13 @@ std::optional<Failure> FlipStore::flip_closed(const Target& target, std::uint64_
     const auto wrong = machine.look(before_last_commit_, true);
     return wrong ? std::optional(Failure{what + ": " + *wrong}) : std::nullopt;
   }
-  if (started.ok()) return judge(machine, what, outcome);
+  if (started.ok()) {
+    auto failure = judge(machine, what, outcome);
+    if (failure || target.kind != "lineage") return failure;
+    outcome = FlipOutcome::kMended;
+    if (!is_copy_whole(machine)) return Failure{what + ": the copy stays damaged"};
+    return std::nullopt;
+  }
   outcome = FlipOutcome::kRefused;
   if (started.message().find(target.path) == std::string::npos) {
     return Failure{
@@ -187,9 +226,31 @@ std::optional<Failure> FlipStore::flip_open(const Target& target, std::uint64_t 
   }
   flip(open_->world(), target.path, bit);
   const std::string what = fmt::format("{}, byte {}, bit {}", target.path, bit / 8, bit % 8);
-  auto failure = judge(*open_, what, outcome);
+  constexpr std::uint64_t kAllEvery = 1021;
+  const std::uint64_t unit_bytes = target.kind == "layer" ? kBlockBytes : sizeof(std::uint64_t);
+  const std::pair by(&target, bit / 8 / unit_bytes);
+  const bool known = by == damaged_by_ && !damaged_.empty() && bit % kAllEvery != 0;
+  auto failure = known ? judge_damaged(what, outcome) : judge(*open_, what, outcome);
+  if (!known) damaged_ = open_->damaged();
+  damaged_by_ = by;
   flip(open_->world(), target.path, bit);
   return failure;
+}
+
+std::optional<Failure> FlipStore::judge_damaged(const std::string& what, FlipOutcome& outcome) {
+  open_->forget_damaged();
+  for (const Machine::Place& place : damaged_) {
+    if (auto wrong = open_->compare_place(place, expected_.either.front(), true)) {
+      return Failure{what + ": " + *wrong};
+    }
+  }
+  outcome = open_->damaged().empty() ? FlipOutcome::kNothing : FlipOutcome::kDetected;
+  return std::nullopt;
+}
+
+bool FlipStore::is_copy_whole(Machine& machine) const {
+  const auto copy = LineageCopy::read(machine.fs(), "/store");
+  return copy.ok() && copy->unreadable_bytes == 0 && copy->state == copy_;
 }
 
 std::optional<Failure> FlipStore::misplace(const Page& from, const Page& to, FlipOutcome& outcome) {

@@ -52,6 +52,9 @@ TEST(Flip, OfAStoreThatWasStoppedInOrder) {
   const FlipCounts sums = flip_some(store, "layer.sum", 13);
   EXPECT_GT(of(sums, FlipOutcome::kDetected), 20 / kShare);
   flip_some(store, "run/inflight", 4999);
+  const FlipCounts copy = flip_some(store, "lineage", 101);
+  EXPECT_GT(of(copy, FlipOutcome::kMended), 300 / kShare);
+  EXPECT_EQ(of(copy, FlipOutcome::kReported), 0u);
 }
 
 TEST(Flip, OfAStoreThatAPowerFailureStopped) {

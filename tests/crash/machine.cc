@@ -295,7 +295,7 @@ std::optional<std::string> Machine::compare_node(const std::string& name, const 
                                                  bool power_loss) {
   const auto device = wait(store_->open_device(name));
   if (!device.ok()) {
-    ++damaged_reads_;
+    damaged_.push_back({name, Place::kWholeNode});
     const bool allowed = device.status().code() == Code::kDamaged && !model.sectors.empty() &&
                          model.sectors.front().may_be_damaged(power_loss);
     if (allowed) return std::nullopt;
@@ -317,24 +317,35 @@ std::optional<std::string> Machine::compare_blocks(BlockDevice& device, const st
                                                    const NodeModel& model, bool power_loss) {
   constexpr std::uint64_t kSectors = kBlockBytes / kSectorBytes;
   for (std::uint64_t first = 0; first < model.sectors.size(); first += kSectors) {
-    const std::uint64_t count = std::min(kSectors, model.sectors.size() - first);
-    std::vector<std::byte> bytes(count * kSectorBytes);
-    const Status read = wait(device.read(first * kSectorBytes, bytes));
-    if (read.ok()) {
-      if (auto differs = compare_bytes(name, bytes, model, first, power_loss)) return differs;
-      continue;
-    }
-    bool allowed = read.code() == Code::kDamaged;
-    if (allowed) {
-      allowed = false;
-      for (std::uint64_t i = 0; i < count; ++i) {
-        allowed |= model.sectors[first + i].may_be_damaged(power_loss);
-      }
-    }
-    ++damaged_reads_;
-    if (!allowed) return fmt::format("reading {} at sector {}: {}", name, first, text(read));
+    if (auto differs = compare_block(device, {name, first}, model, power_loss)) return differs;
   }
   return std::nullopt;
+}
+
+std::optional<std::string> Machine::compare_block(BlockDevice& device, const Place& place,
+                                                  const NodeModel& model, bool power_loss) {
+  const std::uint64_t count =
+      std::min(kBlockBytes / kSectorBytes, model.sectors.size() - place.first_sector);
+  std::vector<std::byte> bytes(count * kSectorBytes);
+  const Status read = wait(device.read(place.first_sector * kSectorBytes, bytes));
+  if (read.ok()) return compare_bytes(place.node, bytes, model, place.first_sector, power_loss);
+  damaged_.push_back(place);
+  const auto sectors = std::span(model.sectors).subspan(place.first_sector, count);
+  const bool allowed =
+      read.code() == Code::kDamaged &&
+      std::any_of(sectors.begin(), sectors.end(),
+                  [&](const SectorTags& sector) { return sector.may_be_damaged(power_loss); });
+  if (allowed) return std::nullopt;
+  return fmt::format("reading {} at sector {}: {}", place.node, place.first_sector, text(read));
+}
+
+std::optional<std::string> Machine::compare_place(const Place& place, const StoreModel& model,
+                                                  bool power_loss) {
+  const NodeModel& node = model.at(place.node);
+  if (place.first_sector == Place::kWholeNode) return compare_node(place.node, node, power_loss);
+  const auto device = wait(store_->open_device(place.node));
+  if (!device.ok()) return place.node + ": " + text(device.status());
+  return compare_block(**device, place, node, power_loss);
 }
 
 // The first block of each volume becomes full of `value`.

@@ -28,6 +28,7 @@ class Machine {
   ~Machine() { end(); }
 
   SimWorld& world() { return world_; }
+  FileSystem& fs() { return runtime_->fs(); }
   Store* store() { return store_.get(); }  // nullptr: none is open
   template <typename T>
   T wait(Task<T> task) {
@@ -52,8 +53,18 @@ class Machine {
   std::optional<std::string> look(const Expectation& expectation, bool power_loss);
   // Without the check.
   std::optional<std::string> compare(const Expectation& expectation, bool power_loss);
-  // Blocks and nodes that could not be read, and were allowed to be damaged, so far.
-  std::uint64_t damaged_reads() const { return damaged_reads_; }
+  // A block of a node, or with kWholeNode a node.
+  struct Place {
+    static constexpr std::uint64_t kWholeNode = ~std::uint64_t{0};
+    std::string node;
+    std::uint64_t first_sector = 0;
+  };
+  // What could not be read, and was allowed to be damaged, since forget_damaged().
+  const std::vector<Place>& damaged() const { return damaged_; }
+  void forget_damaged() { damaged_.clear(); }
+  // Compares a single block, as compare() does all.
+  std::optional<std::string> compare_place(const Place& place, const StoreModel& model,
+                                           bool power_loss);
   // It is a store like any other: it takes writes, keeps them when its daemon dies, flushed or not,
   // and can be emptied.
   std::optional<std::string> use();
@@ -78,12 +89,14 @@ class Machine {
                                           bool power_loss);
   std::optional<std::string> compare_blocks(BlockDevice& device, const std::string& name,
                                             const NodeModel& model, bool power_loss);
+  std::optional<std::string> compare_block(BlockDevice& device, const Place& place,
+                                           const NodeModel& model, bool power_loss);
 
   std::unique_ptr<SimWorld> owned_;
   SimWorld& world_;
   const std::uint64_t seed_;
   std::uint64_t boots_ = 0;
-  std::uint64_t damaged_reads_ = 0;
+  std::vector<Place> damaged_;
   std::unique_ptr<SimRuntime> runtime_;
   std::unique_ptr<Store> store_;
 };
