@@ -94,8 +94,10 @@ std::uint64_t last_commit_of(SimWorld& world) {
 }  // namespace
 
 const char* flip_outcome_name(FlipOutcome outcome) {
-  static constexpr const char* kNames[kFlipOutcomes] = {"no effect", "refused to open",
-                                                        "detected on read", "reported by check",
+  static constexpr const char* kNames[kFlipOutcomes] = {"no effect",
+                                                        "refused to open",
+                                                        "detected on read",
+                                                        "reported by check",
                                                         "last commit taken for cut off",
                                                         "made anew"};
   return kNames[static_cast<std::size_t>(outcome)];

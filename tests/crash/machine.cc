@@ -331,10 +331,10 @@ std::optional<std::string> Machine::compare_block(BlockDevice& device, const Pla
   if (read.ok()) return compare_bytes(place.node, bytes, model, place.first_sector, power_loss);
   damaged_.push_back(place);
   const auto sectors = std::span(model.sectors).subspan(place.first_sector, count);
-  const bool allowed =
-      read.code() == Code::kDamaged &&
-      std::any_of(sectors.begin(), sectors.end(),
-                  [&](const SectorTags& sector) { return sector.may_be_damaged(power_loss); });
+  const bool allowed = read.code() == Code::kDamaged &&
+                       std::any_of(sectors.begin(), sectors.end(), [&](const SectorTags& sector) {
+                         return sector.may_be_damaged(power_loss);
+                       });
   if (allowed) return std::nullopt;
   return fmt::format("reading {} at sector {}: {}", place.node, place.first_sector, text(read));
 }
