@@ -135,6 +135,7 @@ class Runner {
         if (!stopped_in_order && !target.kind.starts_with("catalog")) continue;
         if (!flip_all(store, target, layer, counts[target.kind])) return 1;
       }
+      if (!flip_copies(store)) return 1;
       for (const auto& [kind, of] : counts) {
         std::string text = kind + ":";
         for (std::size_t i = 0; i < kFlipOutcomes; ++i) {
@@ -185,6 +186,7 @@ class Runner {
     const std::uint64_t bits = pages * kPageBits;
     for (std::uint64_t at = campaign_.first; at < bits; at += campaign_.step) {
       const std::uint64_t bit = target.pages[at / kPageBits] * kPageBits + at % kPageBits;
+      if (bit >= target.length_bytes * 8) continue;
       FlipOutcome outcome = FlipOutcome::kNothing;
       std::optional<Failure> failure;
       if (open) {
@@ -192,14 +194,34 @@ class Runner {
       } else {
         failure = store.flip_closed(target, bit, outcome);
       }
-      if (failure) {
-        std::printf("VIOLATION: %s\n", failure->what.c_str());
-        std::fflush(stdout);
-        if (!campaign_.keep_going) return false;
-      }
+      if (failure && !tell_violation(*failure)) return false;
       ++counts[static_cast<std::size_t>(outcome)];
     }
     return true;
+  }
+
+  // The catalog is lost, too.
+  bool flip_copies(FlipStore& store) {
+    std::uint64_t rebuilt = 0;
+    for (const FlipStore::Target& target : store.targets()) {
+      if (target.kind != "lineage") continue;
+      for (std::uint64_t bit = campaign_.first; bit < target.length_bytes * 8;
+           bit += campaign_.step, ++rebuilt) {
+        const auto failure = store.flip_rebuilt(bit);
+        if (failure && !tell_violation(*failure)) return false;
+      }
+    }
+    std::printf("lineage, the catalog lost: %llu rebuilt\n",
+                static_cast<unsigned long long>(rebuilt));
+    std::fflush(stdout);
+    return true;
+  }
+
+  // False: it ends the campaign.
+  bool tell_violation(const Failure& failure) const {
+    std::printf("VIOLATION: %s\n", failure.what.c_str());
+    std::fflush(stdout);
+    return campaign_.keep_going;
   }
 
   template <typename One, typename Tell>

@@ -6,6 +6,7 @@
 
 #include "blockstore/lineage_copy.h"
 #include "blockstore/runtime/sim_crash.h"
+#include "blockstore/store_repair.h"
 
 namespace voltree::crash {
 namespace {
@@ -147,8 +148,9 @@ void FlipStore::make(bool stopped_in_order, std::uint64_t more_blocks) {
   std::vector<std::string> files;
   add_files_of(world, "/store", files);
   for (const std::string& path : files) {
-    std::vector<std::uint64_t> pages = (*world.find(path))->page_numbers();
-    if (!pages.empty()) targets_.push_back({kind_of(path), path, std::move(pages)});
+    const auto inode = *world.find(path);
+    if (inode->size_bytes() == 0) continue;
+    targets_.push_back({kind_of(path), path, inode->size_bytes(), inode->page_numbers()});
   }
   look_at_sound_store();
 }
@@ -253,6 +255,34 @@ std::optional<Failure> FlipStore::judge_damaged(const std::string& what, FlipOut
 bool FlipStore::is_copy_whole(Machine& machine) const {
   const auto copy = LineageCopy::read(machine.fs(), "/store");
   return copy.ok() && copy->unreadable_bytes == 0 && copy->state == copy_;
+}
+
+std::optional<Failure> FlipStore::flip_rebuilt(std::uint64_t bit) {
+  const std::string what = fmt::format("the rebuilt store, byte {}, bit {}", bit / 8, bit % 8);
+  Machine machine(image_.to_world({}, 2), 1);
+  for (const char* name : {"/store/catalog.db", "/store/catalog.db-wal"}) {
+    if (!machine.world().find(name).ok()) continue;
+    const Status gone = machine.fs().unlink(name);
+    if (!gone.ok()) return Failure{what + ": " + std::string(gone.message())};
+  }
+  flip(machine.world(), "/store/lineage", bit);
+  const auto report = machine.repair();
+  if (!report.ok()) return Failure{what + ": " + std::string(report.status().message())};
+  const bool told = std::any_of(report->findings.begin(), report->findings.end(),
+                                [](const RepairFinding& finding) {
+                                  return finding.kind != RepairFinding::Kind::kNote &&
+                                         finding.what.find("lineage copy") != std::string::npos;
+                                });
+  if (!told) return Failure{what + ": the repair does not say that the copy is damaged"};
+  const Status started = machine.start();
+  if (!started.ok()) return Failure{what + ": " + std::string(started.message())};
+  for (const auto& [name, bytes] : machine.contents()) {
+    for (std::uint64_t at = 0; at + kSectorBytes <= bytes.size(); at += kSectorBytes) {
+      if (tag_of(std::span(bytes).subspan(at, kSectorBytes), at / kSectorBytes)) continue;
+      return Failure{fmt::format("{}: {} has foreign bytes at {}", what, name, at)};
+    }
+  }
+  return std::nullopt;
 }
 
 std::optional<Failure> FlipStore::misplace(const Page& from, const Page& to, FlipOutcome& outcome) {

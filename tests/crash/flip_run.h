@@ -42,6 +42,7 @@ class FlipStore {
   struct Target {
     std::string kind;
     std::string path;
+    std::uint64_t length_bytes = 0;
     std::vector<std::uint64_t> pages;  // that are there; holes have no bits
   };
   const std::vector<Target>& targets() const { return targets_; }
@@ -54,7 +55,11 @@ class FlipStore {
   // has damaged something, only that is read again; now and then all is.
   std::optional<Failure> flip_open(const Target& target, std::uint64_t bit, FlipOutcome& outcome);
 
-  // The same with a whole page in another's place, as a misdirected write leaves it.
+  // The catalog is lost, and the lineage copy, from which it is rebuilt, has the bit flipped: the
+  // repair says so, and no sector holds what was never written there.
+  std::optional<Failure> flip_rebuilt(std::uint64_t bit);
+
+  // As flip_closed() with a whole page in another's place, as a misdirected write leaves it.
   struct Page {
     const Target* target = nullptr;
     std::uint64_t number = 0;

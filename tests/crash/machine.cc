@@ -83,6 +83,10 @@ Status Machine::start() {
   return {};
 }
 
+Result<RepairReport> Machine::repair() {
+  return repair_store(*runtime_, "/store", {.apply = true, .force = false, .progress = {}});
+}
+
 Status Machine::perform(const Op& op, Tag tag) {
   if (op.kind == Kind::kReopen) {
     const Status closed = wait(store_->close());

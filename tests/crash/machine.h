@@ -12,6 +12,7 @@
 
 #include "blockstore/runtime/sim_runtime.h"
 #include "blockstore/store.h"
+#include "blockstore/store_repair.h"
 #include "tests/crash/crash_model.h"
 
 namespace voltree::crash {
@@ -37,6 +38,7 @@ class Machine {
 
   Status create(const StoreCreateOptions& options = {});
   Status start();
+  Result<RepairReport> repair();  // of a store that is not open
   // The daemon is gone, and what it had begun to write down by itself is there. A start begins
   // another one.
   void kill();
@@ -65,13 +67,13 @@ class Machine {
   // Compares a single block, as compare() does all.
   std::optional<std::string> compare_place(const Place& place, const StoreModel& model,
                                            bool power_loss);
+  // Of every node; what cannot be read is empty.
+  std::map<std::string, std::vector<std::byte>> contents();
   // It is a store like any other: it takes writes, keeps them when its daemon dies, flushed or not,
   // and can be emptied.
   std::optional<std::string> use();
 
  private:
-  // Of every node; what cannot be read is empty.
-  std::map<std::string, std::vector<std::byte>> contents();
   std::optional<std::string> use_store();
   std::optional<std::string> fill_volumes(std::byte value, bool fua);
   void boot();
