@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <map>
 #include <memory>
 #include <optional>
@@ -153,9 +154,26 @@ struct StoreCounters {  // since the store was opened
   std::uint64_t recovered_blocks = 0, restamped_blocks = 0;  // by recovery at open
 };
 
-struct StoreExtent {
-  ByteRange range;
-  std::string file;
+// Which part of a long list to answer: at most `limit` entries, and nothing before the block of
+// from_bytes.
+struct ListPart {
+  std::uint64_t from_bytes = 0;
+  std::size_t limit = std::numeric_limits<std::size_t>::max();
+};
+struct DiffPage {
+  std::vector<ByteRange> ranges;
+  std::uint64_t changed_bytes = 0;  // of all ranges, whatever the part
+  std::uint64_t range_count = 0;
+  std::optional<std::uint64_t> next_from_bytes;  // of the next part
+};
+struct ExtentPage {
+  struct Entry {
+    ByteRange range;
+    std::size_t file;  // in `files`
+  };
+  std::vector<Entry> extents;
+  std::vector<std::string> files;
+  std::optional<std::uint64_t> next_from_bytes;
 };
 
 // One finding of check(). `damage` false: space that can be reclaimed, or a hint.
@@ -256,12 +274,13 @@ class Store {
   // What deleting all of them would free together.
   Task<Result<std::uint64_t>> exclusive_of(std::vector<std::string> names);
   // Ranges where `b` may differ from `a` (whole blocks, clipped to the larger size). Any two nodes
-  // of the store.
-  Task<Result<std::vector<ByteRange>>> diff(std::string a, std::string b);
+  // of the store. What is written between two parts is in neither or in both, what was there is in
+  // one of them.
+  Task<Result<DiffPage>> diff(std::string a, std::string b, ListPart part = {});
   // Where the bytes of `name` that hold data are now, in order: whole blocks, each at its own
   // offset in `file`, a layer's. They stay there as long as a snapshot or an unwritten clone keeps
   // them.
-  Task<Result<std::vector<StoreExtent>>> extents(std::string name);
+  Task<Result<ExtentPage>> extents(std::string name, ListPart part = {});
   Task<Result<PoolInfo>> pool();
   // Of this store, since it was made.
   const std::string& uuid() const;

@@ -156,7 +156,7 @@ Task<Result<std::uint64_t>> Store::exclusive_of(std::vector<std::string> names) 
   co_return co_await freed_by(core, std::move(nodes));
 }
 
-Task<Result<std::vector<StoreExtent>>> Store::extents(std::string name) {
+Task<Result<ExtentPage>> Store::extents(std::string name, ListPart part) {
   StoreCore& core = *core_;
   const AsyncMutex::Guard guard = co_await core.ops_mutex.lock();
   NodeId id = kNoNode;
@@ -165,15 +165,23 @@ Task<Result<std::vector<StoreExtent>>> Store::extents(std::string name) {
     VT_CO_ASSIGN_OR_RETURN(id, core.resolve(name));
   }
   VT_CO_ASSIGN_OR_RETURN(const ExtentMap map, co_await map_now(core, id));
-  std::vector<StoreExtent> extents;
-  map.for_each_extent([&](const Extent& extent) {
-    extents.push_back({{extent.first * kBlockBytes, extent.count * kBlockBytes},
-                       Layer::data_path(core.engine.directory(), extent.value)});
-  });
-  co_return extents;
+  ExtentPage page;
+  std::map<LayerId, std::size_t> numbers;
+  for (auto at = map.next_extent(part.from_bytes / kBlockBytes); at;
+       at = map.next_extent(at->end())) {
+    const ByteRange range{at->first * kBlockBytes, at->count * kBlockBytes};
+    if (page.extents.size() == part.limit) {
+      page.next_from_bytes = range.offset_bytes;
+      break;
+    }
+    const auto [number, added] = numbers.try_emplace(at->value, page.files.size());
+    if (added) page.files.push_back(Layer::data_path(core.engine.directory(), at->value));
+    page.extents.push_back({range, number->second});
+  }
+  co_return page;
 }
 
-Task<Result<std::vector<ByteRange>>> Store::diff(std::string a, std::string b) {
+Task<Result<DiffPage>> Store::diff(std::string a, std::string b, ListPart part) {
   StoreCore& core = *core_;
   const AsyncMutex::Guard guard = co_await core.ops_mutex.lock();
   std::vector<NodeId> nodes;
@@ -192,13 +200,23 @@ Task<Result<std::vector<ByteRange>>> Store::diff(std::string a, std::string b) {
   for (std::size_t i = 0; i < 2; ++i) {
     VT_CO_ASSIGN_OR_RETURN(maps[i], co_await map_now(core, nodes[i]));
   }
-  std::vector<ByteRange> ranges;
+  const std::uint64_t from_bytes = part.from_bytes / kBlockBytes * kBlockBytes;
+  DiffPage page;
   for_each_difference(maps[0], maps[1], [&](const BlockRange& range) {
-    const std::uint64_t begin = range.first * kBlockBytes;
+    std::uint64_t begin = range.first * kBlockBytes;
     const std::uint64_t end = std::min(range.end() * kBlockBytes, end_bytes);
-    if (begin < end) ranges.push_back({begin, end - begin});
+    if (begin >= end) return;
+    ++page.range_count;
+    page.changed_bytes += end - begin;
+    begin = std::max(begin, from_bytes);
+    if (begin >= end || page.next_from_bytes) return;
+    if (page.ranges.size() == part.limit) {
+      page.next_from_bytes = begin;
+    } else {
+      page.ranges.push_back({begin, end - begin});
+    }
   });
-  co_return ranges;
+  co_return page;
 }
 
 Task<Status> Store::start_scrub(std::uint64_t rate_bytes, bool restart) {

@@ -15,7 +15,7 @@
 namespace voltree {
 namespace {
 
-constexpr std::uint64_t kDiffPageMax = 65536;
+constexpr std::uint64_t kListPageMax = 65536;
 
 std::string_view kind_name(NodeKind kind) {
   switch (kind) {
@@ -312,67 +312,56 @@ Result<Json> volume_take_file(Call& call) {
   return node_answer(call, name);
 }
 
-// One page, as of volume.diff.
+// A store can hold millions of ranges, a message cannot.
+ListPart part_of(Params& params) {
+  ListPart part;
+  part.from_bytes = params.number_or("from_bytes", 0);
+  part.limit = params.number_or("limit", kListPageMax, kListPageMax);
+  return part;
+}
+
+Json next_of(const std::optional<std::uint64_t>& next_from_bytes) {
+  return next_from_bytes ? Json(*next_from_bytes) : Json();
+}
+
 Result<Json> volume_extents(Call& call) {
   Params params(call.params());
   const std::string name = params.text("name");
-  const std::uint64_t from_bytes = params.number_or("from_bytes", 0);
-  const std::uint64_t limit = params.number_or("limit", kDiffPageMax, kDiffPageMax);
+  const ListPart part = part_of(params);
   VT_RETURN_IF_ERROR(call.accept(params));
-  if (limit == 0) return call.refuse("parameter \"limit\" must be at least 1");
-  VT_ASSIGN_OR_RETURN(const std::vector<StoreExtent> extents,
-                      call.wait(call.store().extents(name)));
+  if (part.limit == 0) return call.refuse("parameter \"limit\" must be at least 1");
+  VT_ASSIGN_OR_RETURN(const ExtentPage page, call.wait(call.store().extents(name, part)));
   Json list = Json::array();
-  Json files = Json::array();
-  std::map<std::string, std::size_t> numbers;
-  Json next = nullptr;
-  for (const StoreExtent& extent : extents) {
-    if (extent.range.offset_bytes < from_bytes) continue;
-    if (list.size() == limit) {
-      next = extent.range.offset_bytes;
-      break;
-    }
-    const auto [found, added] = numbers.try_emplace(extent.file, files.size());
-    if (added) files.push_back(extent.file);
+  for (const ExtentPage::Entry& extent : page.extents) {
     list.push_back(Json{{"offset_bytes", extent.range.offset_bytes},
                         {"length_bytes", extent.range.length_bytes},
-                        {"file", found->second}});
+                        {"file", extent.file}});
   }
   return Json{{"name", name},
               {"extents", std::move(list)},
-              {"files", std::move(files)},
-              {"next_from_bytes", std::move(next)}};
+              {"files", page.files},
+              {"next_from_bytes", next_of(page.next_from_bytes)}};
 }
 
-// One page of the differences: a store can hold millions of ranges, a message cannot.
 Result<Json> volume_diff(Call& call) {
   Params params(call.params());
   const std::string a = params.text("a");
   const std::string b = params.text("b");
-  const std::uint64_t from_bytes = params.number_or("from_bytes", 0);
-  const std::uint64_t limit = params.number_or("limit", kDiffPageMax, kDiffPageMax);
+  const ListPart part = part_of(params);
   VT_RETURN_IF_ERROR(call.accept(params));
-  if (limit == 0) return call.refuse("parameter \"limit\" must be at least 1");
-  VT_ASSIGN_OR_RETURN(const std::vector<ByteRange> ranges, call.wait(call.store().diff(a, b)));
+  if (part.limit == 0) return call.refuse("parameter \"limit\" must be at least 1");
+  VT_ASSIGN_OR_RETURN(const DiffPage page, call.wait(call.store().diff(a, b, part)));
   Json list = Json::array();
-  std::uint64_t total_bytes = 0;
-  Json next = nullptr;
-  for (const ByteRange& range : ranges) {
-    total_bytes += range.length_bytes;
-    if (range.offset_bytes < from_bytes) continue;
-    if (list.size() < limit) {
-      list.push_back(
-          Json{{"offset_bytes", range.offset_bytes}, {"length_bytes", range.length_bytes}});
-    } else if (next.is_null()) {
-      next = range.offset_bytes;
-    }
+  for (const ByteRange& range : page.ranges) {
+    list.push_back(
+        Json{{"offset_bytes", range.offset_bytes}, {"length_bytes", range.length_bytes}});
   }
   return Json{{"a", a},
               {"b", b},
               {"ranges", std::move(list)},
-              {"changed_bytes", total_bytes},
-              {"range_count", ranges.size()},
-              {"next_from_bytes", std::move(next)}};
+              {"changed_bytes", page.changed_bytes},
+              {"range_count", page.range_count},
+              {"next_from_bytes", next_of(page.next_from_bytes)}};
 }
 
 }  // namespace

@@ -67,7 +67,7 @@ TEST_F(StoreHandoverTest, ItIsWhatItWas) {
   EXPECT_EQ(*read_there(5 * kMiB, kMiB), Bytes(kMiB, std::byte{'w'}));
   EXPECT_EQ(*read_there(3 * kMiB, 2 * kMiB), Bytes(2 * kMiB));
   const auto extents = runtime_->sync_wait(other_->extents("v"));
-  EXPECT_EQ(*runtime_->fs().identity(extents->front().file), was);
+  EXPECT_EQ(*runtime_->fs().identity(extents->files.front()), was);
   EXPECT_TRUE(runtime_->fs().list_dir("/store/leaving")->empty());
   EXPECT_EQ(give("v").status().code(), Code::kNotFound);
   EXPECT_EQ(take(*other_, *given).code(), Code::kExists);

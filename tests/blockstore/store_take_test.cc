@@ -30,7 +30,7 @@ class StoreTakeTest : public StoreTest {
   bool file_is_there() { return *runtime_->fs().exists(kPath); }
   std::string layer_path() {
     const auto extents = runtime_->sync_wait(store_->extents("v"));
-    return extents->front().file;
+    return extents->files.front();
   }
   void holds_the_file() {
     EXPECT_EQ(at("v", 0, 5 * kMiB), 'a');
@@ -106,7 +106,7 @@ TEST_F(StoreTakeTest, WhatCannotBeTakenStays) {
   ok(runtime_->fs().unlink("/in/other"));
   fill("there", 0, kMiB, 't');
   const auto extents = runtime_->sync_wait(store_->extents("there"));
-  EXPECT_EQ(code(store_->take_file("v", extents->front().file, {})), Code::kNotSupported);
+  EXPECT_EQ(code(store_->take_file("v", extents->files.front(), {})), Code::kNotSupported);
   EXPECT_EQ(code(store_->take_file("v", "/store/LOCK", {})), Code::kNotSupported);
   EXPECT_TRUE(file_is_there());
   EXPECT_EQ(pool().layers, 1U);
@@ -279,7 +279,7 @@ TEST_F(StoreTakeFaultTest, TheOldNameIsTakenMeanwhile) {
   // It is the store's for good, whatever names its layer gets later.
   const auto extents = runtime_.sync_wait(store_->extents("v"));
   {
-    auto layer = sim_.fs().open(extents->front().file, {});
+    auto layer = sim_.fs().open(extents->files.front(), {});
     EXPECT_TRUE((*layer)->link("/in/later").ok());
   }
   device->reset();

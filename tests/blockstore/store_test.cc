@@ -217,33 +217,6 @@ TEST_F(StoreTest, AVolumeGrowsAgainAndAgainBeyondWhatItsLayerReserved) {
   EXPECT_GT(pool().layers, 1u);
 }
 
-TEST_F(StoreTest, DiffNamesWhatDiffers) {
-  create("a", kMiB);
-  fill("a", 0, kMiB, 'x');
-  ok(store_->snapshot("a", "s"));
-  fill("a", 8 * kBlockBytes, 2 * kBlockBytes, 'y');
-  ok(device("a")->discard(20 * kBlockBytes, kBlockBytes));
-  const auto ranges = *runtime_->sync_wait(store_->diff("a@s", "a"));
-  ASSERT_EQ(ranges.size(), 2u);
-  EXPECT_EQ(ranges[0].offset_bytes, 8 * kBlockBytes);
-  EXPECT_EQ(ranges[0].length_bytes, 2 * kBlockBytes);
-  EXPECT_EQ(ranges[1].offset_bytes, 20 * kBlockBytes);
-}
-
-TEST_F(StoreTest, ExclusiveIsWhatADeleteFrees) {
-  create("a", kMiB);
-  fill("a", 0, kMiB, 'x');
-  ok(store_->snapshot("a", "s1"));
-  fill("a", 0, kMiB / 4, 'y');
-  ok(store_->snapshot("a", "s2"));
-  fill("a", 0, kMiB / 2, 'z');
-  EXPECT_EQ(usage("a@s1").exclusive_bytes, kMiB / 4);
-  EXPECT_EQ(usage("a@s2").exclusive_bytes, kMiB / 4);
-  EXPECT_EQ(usage("a").exclusive_bytes, kMiB / 2);
-  EXPECT_EQ(*runtime_->sync_wait(store_->exclusive_of({"a@s1", "a@s2"})), 3 * kMiB / 4);
-  EXPECT_EQ(*runtime_->sync_wait(store_->exclusive_of({"a@s1", "a@s2", "a"})), 7 * kMiB / 4);
-}
-
 TEST_F(StoreTest, SweepFreesWhatEveryCloneHasOverwritten) {
   create("a", kMiB);
   fill("a", 0, kMiB, 'x');
@@ -552,34 +525,6 @@ TEST_F(StoreTest, AThousandAncestorsOpenFromASavedMap) {
     EXPECT_EQ(at("a", i * kBlockBytes), static_cast<char>('a' + i % 26));
   }
   EXPECT_EQ(runtime_->sync_wait(store_->info("a"))->depth, 1000u);
-}
-
-TEST_F(StoreTest, ListsAgree) {
-  create("b", kMiB);
-  create("a", kMiB);
-  for (const char* name : {"3", "1", "2"}) ok(store_->snapshot("b", name));
-  ok(store_->clone("b@1", "c", 0));
-  ok(store_->clone("b@1", "d", 0));
-  ok(store_->snapshot("a", "only"));
-  ok(runtime_->sync_wait(store_->remove("a", {})).status());
-  ok(runtime_->sync_wait(store_->remove("b@1", {})).status());  // a junction now
-  std::vector<std::string> names;
-  for (const NodeName& name : runtime_->sync_wait(store_->names())) names.push_back(name.str());
-  EXPECT_EQ(names, (std::vector<std::string>{"a@only", "b", "b@2", "b@3", "c", "d"}));
-  std::vector<std::string> listed;
-  for (const NodeInfo& node : runtime_->sync_wait(store_->list())) {
-    listed.push_back(node.name.str());
-    const auto info = runtime_->sync_wait(store_->info(node.name.str()));
-    ASSERT_TRUE(info.ok());
-    EXPECT_EQ(info->depth, node.depth) << node.name.str();
-  }
-  EXPECT_EQ(listed, names);
-  std::vector<std::string> snapshots;
-  for (const NodeName& name : runtime_->sync_wait(store_->snapshots_of("b"))) {
-    snapshots.push_back(name.str());
-  }
-  EXPECT_EQ(snapshots, (std::vector<std::string>{"b@2", "b@3"}));
-  EXPECT_TRUE(runtime_->sync_wait(store_->snapshots_of("nothing")).empty());
 }
 
 }  // namespace
