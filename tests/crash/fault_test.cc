@@ -159,6 +159,39 @@ TEST(FaultOfAMapping, I10_WhatIsStoredAndLostIsRefused) {
   }
 }
 
+// A shrink is done when its rows are committed; what its tombstones were stored to is lost.
+TEST(FaultOfAMapping, I10_AShrinkWhoseTombstonesAreLostIsDoneAndTheLastThing) {
+  using Kind = Op::Kind;
+  SimWorld world;
+  Machine machine(world, 1);
+  ASSERT_TRUE(machine.create().ok());
+  ASSERT_TRUE(machine.start().ok());
+  StoreModel model;
+  Tag tag = 0;
+  const auto perform = [&](const Op& op) {
+    const Status status = machine.perform(op, ++tag);
+    if (status.ok()) model = after(model, op, tag);
+    return status;
+  };
+  ASSERT_TRUE(perform({Kind::kCreate, "a", "", 0, 4}).ok());
+  ASSERT_TRUE(perform({Kind::kWriteFua, "a", "", 0, 4}).ok());
+  ASSERT_TRUE(perform({Kind::kSnapshot, "a@s", "", 0, 0}).ok());
+  world.set_fault([](const SimCall& call) {
+    return call.act == SimAct::kTouch && call.path.ends_with(".sum")
+               ? SimFault{Status(Code::kIoError, "a page that is gone"), 0}
+               : SimFault();
+  });
+  ASSERT_TRUE(perform({Kind::kResize, "a", "", 0, 2}).ok());
+  EXPECT_TRUE(machine.store()->read_only());
+  EXPECT_FALSE(perform({Kind::kWrite, "a", "", 0, 1}).ok());
+  world.set_fault({});
+  machine.kill();
+  ASSERT_TRUE(machine.start().ok());
+  ASSERT_TRUE(perform({Kind::kResize, "a", "", 0, 4}).ok());
+  const auto wrong = machine.look({{model}}, false);
+  EXPECT_FALSE(wrong) << *wrong;
+}
+
 // A daemon that met a failure is gone; the next one doubts the page cache, and goes by what matches
 // its checksum.
 class FaultThenDoubt : public ::testing::Test {

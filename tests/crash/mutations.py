@@ -313,6 +313,10 @@ MUTATIONS = [
 // A write that failed'''),
     ('mapping: sums that the host has lost are no failure of the store', E, '  if (!failure.ok()) fail(failure);\n  return failure;\n',
      '  return failure;\n'),
+    ('mapping: tombstones of a shrink that the host has lost are not heeded', 'blockstore/store_resize.cc',
+     '  (void)engine.check_stored(layer.sums());\n', ''),
+    ('taking: the reserve of a volume that was not taken stays', 'blockstore/store_take.cc',
+     '    std::erase_if(image.volume_reserves, is_its);\n', ''),
     # --- Repair.
     ('repair: what waits for the eraser comes back', Y, '    if (left_out_.at(block) != 0) return;\n', ''),
     ('repair: data without a sum is left out', Y, '} else if (!have || !all_zero(bytes)) {', '} else if (!have || (false && !all_zero(bytes))) {'),

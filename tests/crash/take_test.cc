@@ -188,6 +188,39 @@ TEST(Handover, EveryCrashLeavesTheVolumeInOnePlace) {
   EXPECT_GT(counts.recovery_states, 100u / kShare);
 }
 
+// Of a volume that a crash kept from being taken nothing is kept back on the host.
+TEST(Handover, AVolumeThatWasNotTakenPromisesNothing) {
+  SimWorld world;
+  SimLog log;
+  world.record(&log);
+  Machine machine(world, 1);
+  ASSERT_TRUE(machine.create().ok());
+  ASSERT_TRUE(machine.start().ok());
+  ASSERT_TRUE(machine.perform({Kind::kCreate, "v", "", 0, 4}, 1).ok());
+  ASSERT_TRUE(machine.perform({Kind::kWriteFua, "v", "", 0, 1}, 2).ok());
+  ASSERT_TRUE(machine.wait(machine.store()->set_reserve("v", 3 * kBlockBytes)).ok());
+  ASSERT_TRUE(machine.perform({Kind::kGive, "v", "", 0, 0}, 3).ok());
+  const std::size_t begin = log.size();
+  ASSERT_TRUE(machine.perform({Kind::kTakeGiven, "v", "", 0, 0}, 4).ok());
+  machine.kill();
+  std::size_t taken = 0;
+  std::size_t not_taken = 0;
+  SimImage image;
+  for (std::size_t at = 0; at <= log.size(); ++at) {
+    if (at > 0) image.apply(log[at - 1]);
+    if (at < begin) continue;
+    Machine after_it(image.to_world({}, 1), at);
+    ASSERT_TRUE(after_it.start().ok()) << "event " << at;
+    const bool there = !after_it.wait(after_it.store()->names()).empty();
+    ++(there ? taken : not_taken);
+    const auto pool = after_it.wait(after_it.store()->pool());
+    ASSERT_TRUE(pool.ok());
+    EXPECT_EQ(pool->guard.promised_bytes > 0, there) << "event " << at;
+  }
+  EXPECT_GT(taken, 2u);
+  EXPECT_GT(not_taken, 2u);
+}
+
 class TakeFault : public ::testing::TestWithParam<FaultKind> {};
 
 TEST_P(TakeFault, AtEveryCall) {
