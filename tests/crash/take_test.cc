@@ -2,6 +2,8 @@
 // it was, or the volume, whole; never both, and never neither. The model has files as nodes.
 #include <gtest/gtest.h>
 
+#include <functional>
+
 #include "blockstore/store_repair.h"
 #include "tests/crash/crash_run.h"
 #include "tests/crash/fault_run.h"
@@ -32,7 +34,37 @@ void hold(std::vector<Op> ops, const ExploreOptions& options, Counts& counts) {
   EXPECT_FALSE(failure) << to_text(ops) << failure->what;
 }
 
-TEST(Take, EveryCrashLeavesTheFileOrTheVolume) {
+// A machine with a store, whose events are written down.
+class Logged : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    world_.record(&log_);
+    ASSERT_TRUE(machine_.create().ok());
+    ASSERT_TRUE(machine_.start().ok());
+  }
+  // The daemon dies after `begin` events, after one more, and so on to the last: `look` is called
+  // with a machine that has what it left.
+  void after_each_event(std::size_t begin, const std::function<void(Machine& after_it)>& look) {
+    machine_.kill();
+    SimImage image;
+    for (std::size_t at = 0; at <= log_.size(); ++at) {
+      if (at > 0) image.apply(log_[at - 1]);
+      if (at < begin) continue;
+      SCOPED_TRACE(at);
+      Machine after_it(image.to_world({}, 1), at);
+      look(after_it);
+      if (HasFatalFailure()) return;
+    }
+  }
+
+  SimWorld world_;
+  SimLog log_;
+  Machine machine_{world_, 1};
+};
+using Take = Logged;
+using Handover = Logged;
+
+TEST_F(Take, EveryCrashLeavesTheFileOrTheVolume) {
   Counts counts;
   std::vector<Op> ops = taking(4);
   ops.push_back({Kind::kWrite, "t", "", 1, 3});
@@ -43,7 +75,7 @@ TEST(Take, EveryCrashLeavesTheFileOrTheVolume) {
   EXPECT_GT(counts.daemon_deaths, 20u / kShare);
 }
 
-TEST(Take, WithWhatFollows) {
+TEST_F(Take, WithWhatFollows) {
   const std::vector<std::vector<Op>> all{
       {{Kind::kKill, "", "", 0, 0}, {Kind::kWrite, "t", "", 0, 2}},
       {{Kind::kSnapshot, "t@s", "", 0, 0}, {Kind::kWrite, "t", "", 0, 1}},
@@ -62,32 +94,26 @@ TEST(Take, WithWhatFollows) {
 
 // What its owner had not synced is durable when it is the volume (I1), whatever a crash has kept of
 // names and of what else was not synced.
-TEST(Take, AFileThatWasNotSynced) {
-  SimWorld world;
-  SimLog log;
-  world.record(&log);
-  Machine machine(world, 1);
-  ASSERT_TRUE(machine.create().ok());
-  ASSERT_TRUE(machine.start().ok());
+TEST_F(Take, AFileThatWasNotSynced) {
   const Op op{Kind::kTake, "t", "/f", 0, 4};
   StoreModel model{{op.b, {}}};
   std::size_t written = 0;  // the file's contents
   {
-    SimRuntime runtime(world, {.seed = 1});
+    SimRuntime runtime(world_, {.seed = 1});
     std::vector<std::byte> data(3 * kBlockBytes);
     fill_sectors(data, 7, 0);
     auto file = runtime.fs().open(op.b, {.create = true});
     ASSERT_TRUE((*file)->write_sync(data, 0).ok());
-    written = log.size() - 1;
+    written = log_.size() - 1;
     SectorTags tags;
     tags.tags = {7};
     model[op.b].sectors.assign(data.size() / kSectorBytes, tags);
   }
-  ASSERT_TRUE(machine.perform(op, 1).ok());
-  world.log_stores();
-  SimDisk disk(log);
+  ASSERT_TRUE(machine_.perform(op, 1).ok());
+  world_.log_stores();
+  SimDisk disk(log_);
   std::size_t volumes = 0;
-  for (std::size_t at = written; at <= log.size(); ++at) {
+  for (std::size_t at = written; at <= log_.size(); ++at) {
     disk.advance(at);
     std::vector<SimDisk::Choice> all_else;
     for (const std::size_t event : disk.pending()) {
@@ -107,42 +133,26 @@ TEST(Take, AFileThatWasNotSynced) {
 
 // The daemon dies, and the catalog is lost: what repair makes of the copy and the layers has the
 // file or the volume, too.
-TEST(Take, TheCatalogIsLostAsWell) {
-  SimWorld world;
-  SimLog log;
-  world.record(&log);
-  Machine machine(world, 1);
-  ASSERT_TRUE(machine.create().ok());
-  ASSERT_TRUE(machine.start().ok());
+TEST_F(Take, TheCatalogIsLostAsWell) {
   const std::vector<Op> ops = taking(4);
-  ASSERT_TRUE(machine.perform(ops[0], 7).ok());
-  const std::size_t begin = log.size();
-  ASSERT_TRUE(machine.perform(ops[1], 8).ok());
-  machine.kill();
+  ASSERT_TRUE(machine_.perform(ops[0], 7).ok());
+  const std::size_t begin = log_.size();
+  ASSERT_TRUE(machine_.perform(ops[1], 8).ok());
   std::vector<std::byte> wanted(ops[0].length_bytes());
   fill_sectors(wanted, 7, 0);
   std::size_t files = 0;
   std::size_t volumes = 0;
   std::size_t named = 0;  // volumes that kept their name
-  SimImage image;
-  for (std::size_t at = 0; at <= log.size(); ++at) {
-    if (at > 0) image.apply(log[at - 1]);
-    if (at < begin) continue;
-    SCOPED_TRACE(at);
-    Machine after_it(image.to_world({}, 1), at);
+  after_each_event(begin, [&](Machine& after_it) {
     std::vector<std::byte> got(wanted.size());
-    std::string found;
-    {
-      SimRuntime runtime(after_it.world(), {.seed = at});
-      for (const char* name : {"/store/catalog.db", "/store/catalog.db-wal"}) {
-        if (!*runtime.fs().exists(name)) continue;
-        ASSERT_TRUE(runtime.fs().unlink(name).ok());
-      }
-      const auto report =
-          repair_store(runtime, "/store", {.apply = true, .force = false, .progress = {}});
-      ASSERT_TRUE(report.ok()) << report.status().message();
-      for (const RepairFinding& finding : report->findings) found += finding.what + "\n";
+    for (const char* name : {"/store/catalog.db", "/store/catalog.db-wal"}) {
+      if (!*after_it.fs().exists(name)) continue;
+      ASSERT_TRUE(after_it.fs().unlink(name).ok());
     }
+    const auto report = after_it.repair();
+    ASSERT_TRUE(report.ok()) << report.status().message();
+    std::string found;
+    for (const RepairFinding& finding : report->findings) found += finding.what + "\n";
     SCOPED_TRACE(found);
     ASSERT_TRUE(after_it.start().ok());
     const auto there = after_it.world().find("/in/f");
@@ -150,10 +160,8 @@ TEST(Take, TheCatalogIsLostAsWell) {
     ASSERT_EQ(names.size(), there.ok() ? 0u : 1u);
     if (there.ok()) {
       ++files;
-      SimRuntime runtime(after_it.world(), {.seed = at});
-      auto file = runtime.fs().open("/in/f", {.writable = false});
-      ASSERT_EQ(*(*file)->size_bytes(), wanted.size());
-      ASSERT_TRUE((*file)->read_sync(got, 0).ok());
+      ASSERT_EQ((*there)->size_bytes(), wanted.size());
+      (*there)->read(got, 0);
     } else {
       ++volumes;
       named += names.front().str() == "t" ? 1 : 0;
@@ -163,7 +171,7 @@ TEST(Take, TheCatalogIsLostAsWell) {
       ASSERT_TRUE(read.ok()) << names.front().str() << ": " << read.message();
     }
     ASSERT_TRUE(got == wanted);
-  }
+  });
   EXPECT_GT(files, 5u);
   EXPECT_GT(volumes, 5u);
   EXPECT_GT(named, 0u);
@@ -180,7 +188,7 @@ std::vector<Op> handing_over() {
           {Kind::kSnapshot, "v@s", "", 0, 0}};
 }
 
-TEST(Handover, EveryCrashLeavesTheVolumeInOnePlace) {
+TEST_F(Handover, EveryCrashLeavesTheVolumeInOnePlace) {
   Counts counts;
   hold(handing_over(), {.states_per_point_max = 64, .keep = 1.0 / kShare, .recovery_share = 0.3},
        counts);
@@ -189,34 +197,23 @@ TEST(Handover, EveryCrashLeavesTheVolumeInOnePlace) {
 }
 
 // Of a volume that a crash kept from being taken nothing is kept back on the host.
-TEST(Handover, AVolumeThatWasNotTakenPromisesNothing) {
-  SimWorld world;
-  SimLog log;
-  world.record(&log);
-  Machine machine(world, 1);
-  ASSERT_TRUE(machine.create().ok());
-  ASSERT_TRUE(machine.start().ok());
-  ASSERT_TRUE(machine.perform({Kind::kCreate, "v", "", 0, 4}, 1).ok());
-  ASSERT_TRUE(machine.perform({Kind::kWriteFua, "v", "", 0, 1}, 2).ok());
-  ASSERT_TRUE(machine.wait(machine.store()->set_reserve("v", 3 * kBlockBytes)).ok());
-  ASSERT_TRUE(machine.perform({Kind::kGive, "v", "", 0, 0}, 3).ok());
-  const std::size_t begin = log.size();
-  ASSERT_TRUE(machine.perform({Kind::kTakeGiven, "v", "", 0, 0}, 4).ok());
-  machine.kill();
+TEST_F(Handover, AVolumeThatWasNotTakenPromisesNothing) {
+  ASSERT_TRUE(machine_.perform({Kind::kCreate, "v", "", 0, 4}, 1).ok());
+  ASSERT_TRUE(machine_.perform({Kind::kWriteFua, "v", "", 0, 1}, 2).ok());
+  ASSERT_TRUE(machine_.wait(machine_.store()->set_reserve("v", 3 * kBlockBytes)).ok());
+  ASSERT_TRUE(machine_.perform({Kind::kGive, "v", "", 0, 0}, 3).ok());
+  const std::size_t begin = log_.size();
+  ASSERT_TRUE(machine_.perform({Kind::kTakeGiven, "v", "", 0, 0}, 4).ok());
   std::size_t taken = 0;
   std::size_t not_taken = 0;
-  SimImage image;
-  for (std::size_t at = 0; at <= log.size(); ++at) {
-    if (at > 0) image.apply(log[at - 1]);
-    if (at < begin) continue;
-    Machine after_it(image.to_world({}, 1), at);
-    ASSERT_TRUE(after_it.start().ok()) << "event " << at;
+  after_each_event(begin, [&](Machine& after_it) {
+    ASSERT_TRUE(after_it.start().ok());
     const bool there = !after_it.wait(after_it.store()->names()).empty();
     ++(there ? taken : not_taken);
     const auto pool = after_it.wait(after_it.store()->pool());
     ASSERT_TRUE(pool.ok());
-    EXPECT_EQ(pool->guard.promised_bytes > 0, there) << "event " << at;
-  }
+    EXPECT_EQ(pool->guard.promised_bytes > 0, there);
+  });
   EXPECT_GT(taken, 2u);
   EXPECT_GT(not_taken, 2u);
 }
