@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # The host's file system stops at once (a forced shutdown, after which nothing gets to its disk) under a store that is
-# written to, and is mounted again in the same boot: what was flushed is there, the store is sound, and a file system
-# inside a volume needs no repair.
-# Usage: host_shutdown.sh VOLTREE-BINARY ACK-WRITER-BINARY [ROUNDS [FILE-SYSTEM...]]
+# written to, or its disk fails, and it is mounted again in the same boot: what was flushed is there, the store is sound,
+# and a file system inside a volume needs no repair.
+# Usage: host_shutdown.sh VOLTREE-BINARY ACK-WRITER-BINARY [ROUNDS [HOST...]]
+# HOST: ext4, xfs, or with -disk (btrfs, too) that file system on a disk that fails
 
 # Mounts that nobody else sees: a container that starts meanwhile would copy them into its own namespace, and the copy
 # would keep the stopped file system in memory, so that mounting it again gives the stopped one.
@@ -12,30 +13,72 @@ fi
 # shellcheck source=tests/integration/lib.sh
 source "$(dirname "$0")/lib.sh" "$1"
 writer=$(realpath "$2")
-rounds=${3:-3}
+rounds=${3:-2}
 host_kinds=("${@:4}")
-((${#host_kinds[@]})) || host_kinds=(ext4 xfs btrfs)
+((${#host_kinds[@]})) || host_kinds=(ext4 xfs ext4-disk btrfs-disk)
 need_fuse
 need_loop
 command -v xfs_io >/dev/null || skip "this needs xfs_io (Debian: xfsprogs)"
 
-host=$work/host inner=$work/inner
-mkdir "$host" "$inner"
+host=$work/host inner=$work/inner disk=$work/disk
+mkdir "$host" "$inner" "$disk"
 declare -i stopped=0
+kind='' disk_daemon='' disk_device=''
 
-make_host() { # make_host KIND: false where its file system cannot be stopped so
-  truncate -s 1536M "$work/host.$1"
-  case $1 in
-    ext4) mkfs.ext4 -q -F "$work/host.$1" ;;
-    *) "mkfs.$1" -q "$work/host.$1" ;;
-  esac
-  mount -o loop "$work/host.$1" "$host"
+# The disk that fails is a volume of another store, whose daemon dies: what was written to it is there later.
+on_disk() { [[ $kind == *-disk ]]; }
+of_disk() { VOLTREE_STORE=$work/other "$voltree" "$@"; }
+start_disk() {
+  VOLTREE_STORE=$work/other "$voltree" serve --foreground --mount "$disk" 2>>"$work/disk.log" &
+  disk_daemon=$!
+  background=("$disk_daemon")
+  wait_until "the disk" mountpoint -q "$disk"
+  disk_device=$(losetup --find --show "$disk/volumes/$kind")
+}
+
+make_host() { # false where its file system cannot be stopped
+  if on_disk; then
+    [[ -d $work/other ]] || of_disk init >/dev/null
+    of_disk create "$kind" 1G >/dev/null
+    start_disk
+    "mkfs.${kind%-disk}" -q "$disk_device" >/dev/null 2>&1
+    mount "$disk_device" "$host"
+    return
+  fi
+  truncate -s 1536M "$work/host.$kind"
+  "mkfs.$kind" -q "$work/host.$kind"
+  mount -o loop "$work/host.$kind" "$host"
   if ! xfs_io -x -c shutdown "$host" >/dev/null 2>&1; then
     umount "$host"
     return 1
   fi
   umount "$host"
-  mount -o loop "$work/host.$1" "$host"
+  mount_host
+}
+mount_host() {
+  if ! on_disk; then
+    mount -o loop "$work/host.$kind" "$host"
+    return
+  fi
+  start_disk
+  mount "$disk_device" "$host"
+}
+fail_host() {
+  stopped+=1
+  if on_disk; then
+    kill -KILL "$disk_daemon"
+    wait "$disk_daemon" 2>/dev/null || true
+  else
+    xfs_io -x -c shutdown "$host" >/dev/null
+  fi
+}
+unmount_host() {
+  wait_until "the host's file system" umount "$host" 2>/dev/null
+  on_disk || return 0
+  losetup -d "$disk_device"
+  end_process "$disk_daemon"
+  mountpoint -q "$disk" && fusermount3 -uz "$disk"
+  background=()
 }
 
 # Files come and go in the file system inside the volume, until it gives errors.
@@ -64,18 +107,17 @@ stop_the_host() { # stop_the_host ROUND
   files=$!
   fork_meanwhile "$1" &
   forks=$!
-  background=("$load" "$files" "$forks")
+  background+=("$load" "$files" "$forks")
   sleep "$((RANDOM % 2)).$((RANDOM % 9 + 1))"
-  xfs_io -x -c shutdown "$host" >/dev/null
-  stopped+=1
+  fail_host
   wait "$load" || fail "the writer failed: $(cat "$work/writes")"
   wait "$files" || true
   kill_daemon
   wait "$forks" || true
-  background=()
   umount "$inner" || umount -l "$inner"
   wait_until "the device" let_go "$device"
-  wait_until "the host's file system" umount "$host" 2>/dev/null
+  unmount_host
+  background=()
 }
 # Somebody else may have its number by now.
 let_go() {
@@ -101,7 +143,7 @@ look() { # look WHAT
 }
 
 for kind in "${host_kinds[@]}"; do
-  if ! make_host "$kind"; then
+  if ! make_host; then
     echo "$kind: this kernel's cannot be stopped"
     continue
   fi
@@ -114,15 +156,15 @@ for kind in "${host_kinds[@]}"; do
   check "mkfs" mkfs.ext4 -q -F "$work/mnt/volumes/inner"
   for ((round = 1; round <= rounds; round++)); do
     stop_the_host "$round"
-    mount -o loop "$work/host.$kind" "$host"
+    mount_host
     start_daemon
     look "$kind, round $round"
     echo "$kind, round $round: $(cat "$work/writes"), all there"
   done
   stop_daemon
   check "$kind: check" "$voltree" check --data
-  umount "$host"
+  unmount_host
 done
 ((stopped > 0)) || skip "no file system here can be stopped"
-echo "$stopped forced shutdowns"
+echo "stopped $stopped times"
 finish
