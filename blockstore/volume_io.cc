@@ -371,6 +371,11 @@ Task<Status> Volume::zero_blocks_locked(BlockRange range) {
     }
   }
   const Status punched = co_await batch;
+  // A flush may have taken the map and synced the file meanwhile: the hole is the next one's (I2).
+  for (const Segment& segment : plan.segments) {
+    const std::lock_guard lock(segment.layer->mutex);
+    segment.layer->state.needs_sync |= segment.own;
+  }
   if (!punched.ok()) co_await put_back_what_stayed(plan, sums);
   co_return punched;
 }

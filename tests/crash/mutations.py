@@ -317,6 +317,8 @@ MUTATIONS = [
      '  (void)engine.check_stored(layer.sums());\n', '  (void)engine;\n'),
     ('taking: the reserve of a volume that was not taken stays', 'blockstore/store_take.cc',
      '    std::erase_if(image.volume_reserves, is_its);\n', ''),
+    ('discard: a hole that is made beside a flush is not the next one\'s', IO,
+     '    segment.layer->state.needs_sync |= segment.own;\n', ''),
     # --- Repair.
     ('repair: what waits for the eraser comes back', Y, '    if (left_out_.at(block) != 0) return;\n', ''),
     ('repair: data without a sum is left out', Y, '} else if (!have || !all_zero(bytes)) {', '} else if (!have || (false && !all_zero(bytes))) {'),
