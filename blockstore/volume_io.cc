@@ -280,6 +280,9 @@ Task<Status> Volume::write_blocks_locked(BlockRange range, const std::byte* data
     for (std::uint64_t block = segment.range.first; block < segment.range.end(); ++block) {
       segment.layer->set_sum(block, sums[block - range.first]);
     }
+  }
+  // Not before all of them are stored: what was overwritten in place may have been acknowledged.
+  for (const Segment& segment : plan.segments) {
     VT_CO_RETURN_IF_ERROR(engine_.check_stored(segment.layer->sums()));
   }
   finish_write(plan, false);

@@ -250,6 +250,23 @@ TEST_F(FaultThenDoubt, WhatAWriteThatFailedHasOverwrittenIsNotLost) {
   }
 }
 
+// I5: whatever becomes of the sums of one part, those of what another has overwritten are stored.
+TEST_F(FaultThenDoubt, WhatAWriteWhoseSumsAreLostHasOverwrittenIsNotLost) {
+  begin(1);
+  ASSERT_TRUE(perform({Kind::kWrite, "a", "", 1, 1}).ok());
+  world_->set_fault([](const SimCall& call) {
+    return call.act == SimAct::kTouch && call.path.ends_with(".sum")
+               ? SimFault{Status(Code::kIoError, "a page that is gone"), 0}
+               : SimFault();
+  });
+  EXPECT_FALSE(perform({Kind::kWrite, "a", "", 0, 2}).ok());  // a new block, and one in place
+  world_->set_fault({});
+  machine_->kill();
+  ASSERT_TRUE(machine_->start().ok());
+  const auto wrong = machine_->look({{model_}}, false);
+  EXPECT_FALSE(wrong) << *wrong;
+}
+
 // I5: what it could not punch is no hole to the next one.
 TEST_F(FaultThenDoubt, ADiscardAfterOneThatFailedIsNotLost) {
   begin(1);

@@ -171,6 +171,9 @@ MUTATIONS = [
     for (std::uint64_t block = segment.range.first; block < segment.range.end(); ++block) {
       segment.layer->set_sum(block, sums[block - range.first]);
     }
+  }
+  // Not before all of them are stored: what was overwritten in place may have been acknowledged.
+  for (const Segment& segment : plan.segments) {
     VT_CO_RETURN_IF_ERROR(engine_.check_stored(segment.layer->sums()));
   }
   finish_write(plan, false);''',
@@ -295,22 +298,22 @@ MUTATIONS = [
      'const bool whole_page = at % kCatalogPageBytes == 0 && wanted == kCatalogPageBytes;',
      'const bool whole_page = at % kCatalogPageBytes + wanted <= kCatalogPageBytes;'),
     ('mapping: sums that the host has lost are not heeded', IO,
-     '''      segment.layer->set_sum(block, sums[block - range.first]);
-    }
+     '''  // Not before all of them are stored: what was overwritten in place may have been acknowledged.
+  for (const Segment& segment : plan.segments) {
     VT_CO_RETURN_IF_ERROR(engine_.check_stored(segment.layer->sums()));
   }
-  finish_write(plan, false);
-  co_return Status();
-}
-
-// A write that failed''', '''      segment.layer->set_sum(block, sums[block - range.first]);
-    }
+''', ''),
+    ('mapping: sums of one part that are lost keep those of the next from being stored', IO,
+     '''    }
   }
-  finish_write(plan, false);
-  co_return Status();
-}
-
-// A write that failed'''),
+  // Not before all of them are stored: what was overwritten in place may have been acknowledged.
+  for (const Segment& segment : plan.segments) {
+    VT_CO_RETURN_IF_ERROR(engine_.check_stored(segment.layer->sums()));
+  }
+''', '''    }
+    VT_CO_RETURN_IF_ERROR(engine_.check_stored(segment.layer->sums()));
+  }
+'''),
     ('mapping: sums that the host has lost are no failure of the store', E, '  if (!failure.ok()) fail(failure);\n  return failure;\n',
      '  return failure;\n'),
     ('mapping: tombstones of a shrink that the host has lost are not heeded', 'blockstore/store_resize.cc',
