@@ -294,7 +294,11 @@ class FaultRun {
       if (random_() % 8 >= odds) continue;
       chosen.push_back({index, random_() % 4 == 0 ? random_() : ~std::uint64_t{0}});
     }
-    Machine machine(disk.with(chosen).to_world({}, world_.boot_count() + 1), random_());
+    // Or it is the host's file system that has stopped, and is mounted anew in the same boot.
+    const bool remounted = random_() % 4 == 0;
+    Machine machine(disk.with(chosen).to_world({}, world_.boot_count() + (remounted ? 0 : 1)),
+                    random_());
+    if (remounted) machine.world().set_mount_count(world_.mount_count() + 1);
     const Status started = machine.start();
     if (!started.ok()) return std::string(started.message());
     return machine.look(expected_, true);
