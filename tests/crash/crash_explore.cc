@@ -2,6 +2,7 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <span>
 
 #include "tests/crash/crash_run.h"
 #include "tests/crash/machine.h"
@@ -13,6 +14,27 @@ std::string text(const Status& status) { return std::string(status.message()); }
 
 using Choice = SimDisk::Choice;
 using Choices = std::vector<Choice>;
+
+// A block that was acknowledged and not flushed, and was being overwritten when the daemon died,
+// matches no sum. Who cannot rely on the page cache, as after a mount, takes what was before.
+Expectation without_overwritten(Expectation expectation) {
+  constexpr std::size_t kSectors = kBlockBytes / kSectorBytes;
+  for (StoreModel& model : expectation.either) {
+    for (auto& [name, node] : model) {
+      for (std::size_t first = 0; first < node.sectors.size(); first += kSectors) {
+        const auto block = std::span(node.sectors)
+                               .subspan(first)
+                               .first(std::min(kSectors, node.sectors.size() - first));
+        const bool overwritten = std::any_of(block.begin(), block.end(), [](const auto& sector) {
+          return sector.acknowledged + 1 < sector.tags.size();
+        });
+        if (!overwritten) continue;
+        for (SectorTags& sector : block) sector.acknowledged = 0;
+      }
+    }
+  }
+  return expectation;
+}
 
 class Explorer {
  public:
@@ -198,13 +220,21 @@ class Explorer {
                                      std::size_t at) {
     if (!is_new(live.digest(), promise, 0xdead)) return std::nullopt;
     ++counts_.daemon_deaths;
+    // Now and then the host's file system is unmounted in order, and mounted anew.
+    const bool remounted = random_() % 4 == 0;
     Machine machine(live.to_world({}, promise.boot), random_());
+    if (remounted) machine.world().set_mount_count(machine.world().mount_count() + 1);
     const auto failed = [&](const std::string& what) {
-      return Failure{describe(promise, at, {}, "the daemon died: " + what)};
+      return Failure{
+          describe(promise, at, {},
+                   fmt::format("the daemon died{}: {}",
+                               remounted ? ", and its host was mounted anew" : "", what))};
     };
     const Status started = machine.start();
     if (!started.ok()) return failed("the store does not open: " + text(started));
-    if (auto wrong = machine.look(promise.expectation, false)) return failed(*wrong);
+    const auto wrong = machine.look(
+        remounted ? without_overwritten(promise.expectation) : promise.expectation, false);
+    if (wrong) return failed(*wrong);
     return std::nullopt;
   }
 
