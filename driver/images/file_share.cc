@@ -45,16 +45,16 @@ Result<std::uint64_t> share_range(Client& client, const std::string& volume,
 }
 
 // One answer's extents, and where the next page begins.
-struct ExtentPage {
+struct AnsweredPage {
   std::vector<std::pair<ByteRange, std::string>> extents;
   std::optional<std::uint64_t> next_from_bytes;
 };
 
-Result<ExtentPage> extent_page(Client& client, const std::string& name, std::uint64_t from_bytes) {
+Result<AnsweredPage> extent_page(Client& client, const std::string& name, std::uint64_t from_bytes) {
   VT_ASSIGN_OR_RETURN(
       const Json answer,
       client.call("volume.extents", Json{{"name", name}, {"from_bytes", from_bytes}}));
-  ExtentPage page;
+  AnsweredPage page;
   try {
     for (const Json& extent : answer.at("extents")) {
       page.extents.push_back({{extent.at("offset_bytes").get<std::uint64_t>(),
@@ -77,7 +77,7 @@ Result<bool> share_volume(Client& from, const std::string& source, Client& to,
   const std::uint64_t whole_bytes = size_bytes / kBlockBytes * kBlockBytes;
   const bool all = whole_bytes == size_bytes;
   for (std::optional<std::uint64_t> at = 0; at;) {
-    const Result<ExtentPage> page = extent_page(from, source, *at);
+    const Result<AnsweredPage> page = extent_page(from, source, *at);
     if (!page.ok() && page.status().code() == Code::kNotSupported) return false;  // older than this
     if (!page.ok()) return page.status();
     for (const auto& [range, file] : page->extents) {
