@@ -50,7 +50,8 @@ struct AnsweredPage {
   std::optional<std::uint64_t> next_from_bytes;
 };
 
-Result<AnsweredPage> extent_page(Client& client, const std::string& name, std::uint64_t from_bytes) {
+Result<AnsweredPage> extent_page(Client& client, const std::string& name,
+                                 std::uint64_t from_bytes) {
   VT_ASSIGN_OR_RETURN(
       const Json answer,
       client.call("volume.extents", Json{{"name", name}, {"from_bytes", from_bytes}}));
