@@ -132,7 +132,7 @@ TEST(Crash, ADiscardBesideAFlushIsCoveredByTheNextOne) {
   ops[4].with_next = true;
   Counts counts;
   for (std::uint64_t seed = 1; seed <= 24 && !HasFailure(); seed += kShare) {
-    hold(ops, 5, {.seed = seed, .states_per_point_max = 12}, counts);
+    hold(ops, 6, {.seed = seed, .states_per_point_max = 24}, counts);
   }
   EXPECT_GT(counts.states, 1000 / kShare);
 }
