@@ -274,8 +274,8 @@ class Store {
   // What deleting all of them would free together.
   Task<Result<std::uint64_t>> exclusive_of(std::vector<std::string> names);
   // Ranges where `b` may differ from `a` (whole blocks, clipped to the larger size). Any two nodes
-  // of the store. What is written between two parts is in neither or in both, what was there is in
-  // one of them.
+  // of the store. What is written between two parts may be in none of them; what was there before
+  // the first is in one.
   Task<Result<DiffPage>> diff(std::string a, std::string b, ListPart part = {});
   // Where the bytes of `name` that hold data are now, in order: whole blocks, each at its own
   // offset in `file`, a layer's. They stay there as long as a snapshot or an unwritten clone keeps
