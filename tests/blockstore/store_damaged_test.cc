@@ -33,6 +33,8 @@ class StoreDamagedTest : public StoreTest {
   }
   // As new.
   void make_again() {
+    store_.reset();
+    runtime_.reset();  // before its world
     world_ = SimWorld();
     StoreTest::SetUp();
     make();
