@@ -200,7 +200,7 @@ Task<Status> StoreCore::open(StoreOpenOptions options) {
     // Until close() has moved it: what goes wrong with it on another way out is seen by nobody.
     db->keep_log(true);
     VT_ASSIGN_OR_RETURN(place, runtime.fs().identity(directory + "/catalog.db"));
-    VT_ASSIGN_OR_RETURN(storage, runtime.fs().storage_of(place.device));
+    VT_ASSIGN_OR_RETURN(storage, runtime.fs().storage(directory));
     const std::uint64_t unknown = db->format().read_only_compatible & ~kKnownReadOnlyCompatible;
     if (unknown == 0) return {};
     return error(

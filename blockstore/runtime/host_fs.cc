@@ -509,6 +509,8 @@ Result<FileIdentity> HostFileSystem::identity(const std::string& path) {
   return identity;
 }
 
+Result<std::string> HostFileSystem::storage(const std::string& path) { return host_storage(path); }
+
 Result<std::string> HostFileSystem::storage_of(std::uint64_t device) {
   return host_storage_of(device);
 }

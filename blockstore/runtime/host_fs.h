@@ -156,6 +156,7 @@ class HostFileSystem final : public FileSystem {
   Result<FsInfo> info(const std::string& path) override;
   Result<FsSpace> space(const std::string& path) override;
   Result<FileIdentity> identity(const std::string& path) override;
+  Result<std::string> storage(const std::string& path) override;
   Result<std::string> storage_of(std::uint64_t device) override;
 
  private:

@@ -243,8 +243,11 @@ class FileSystem {
   virtual Result<FsInfo> info(const std::string& path) = 0;
   virtual Result<FsSpace> space(const std::string& path) = 0;  // quicker than info()
   virtual Result<FileIdentity> identity(const std::string& path) = 0;
-  // What the file system with this device number lies on, by a name that no copy of it has and that
-  // another number does not change; empty: it cannot be said, or there is none.
+  // What the file system of `path` lies on, by a name that no copy of it has and that another device
+  // number does not change; empty: it cannot be said.
+  virtual Result<std::string> storage(const std::string& path) = 0;
+  // The same of the file system with this device number; empty also where there is none, or where
+  // only a path tells.
   virtual Result<std::string> storage_of(std::uint64_t device) = 0;
 };
 

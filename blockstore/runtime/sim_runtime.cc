@@ -129,6 +129,10 @@ class SimRuntime::SimFileSystem final : public FileSystem {
     VT_ASSIGN_OR_RETURN(const auto inode, world().find(SimWorld::normal(path)));
     return FileIdentity{world().device(), inode->id(), 0};
   }
+  Result<std::string> storage(const std::string& path) override {
+    VT_RETURN_IF_ERROR(world().check(SimAct::kAsk, SimWorld::normal(path)));
+    return world().storage_of(world().device());
+  }
   Result<std::string> storage_of(std::uint64_t device) override {
     return world().storage_of(device);
   }

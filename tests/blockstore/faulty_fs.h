@@ -144,6 +144,7 @@ class FaultyFs final : public FileSystem {
   Result<FsInfo> info(const std::string& path) override { return fs_.info(path); }
   Result<FsSpace> space(const std::string& path) override { return fs_.space(path); }
   Result<FileIdentity> identity(const std::string& path) override { return fs_.identity(path); }
+  Result<std::string> storage(const std::string& path) override { return fs_.storage(path); }
   Result<std::string> storage_of(std::uint64_t device) override { return fs_.storage_of(device); }
 
  private:
