@@ -243,8 +243,8 @@ class FileSystem {
   virtual Result<FsInfo> info(const std::string& path) = 0;
   virtual Result<FsSpace> space(const std::string& path) = 0;  // quicker than info()
   virtual Result<FileIdentity> identity(const std::string& path) = 0;
-  // What the file system of `path` lies on, by a name that no copy of it has and that another device
-  // number does not change; empty: it cannot be said.
+  // What the file system of `path` lies on, by a name that no copy of it has and that another
+  // device number does not change; empty: it cannot be said.
   virtual Result<std::string> storage(const std::string& path) = 0;
   // The same of the file system with this device number; empty also where there is none, or where
   // only a path tells.
