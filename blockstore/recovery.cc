@@ -136,6 +136,18 @@ Task<Status> StoreCore::adopt_discards(Layer& layer, const ExtentMap& seen, Exte
   co_return Status();
 }
 
+// What writes in place were about to store as sums of this layer's blocks when the daemon died.
+StoreCore::SumsUnderWay StoreCore::sums_under_way(const Layer& layer) {
+  SumsUnderWay sums;
+  for (const InflightTable::Entry& entry : engine.inflight().left_behind()) {
+    if (entry.node != layer.owner()) continue;
+    for (std::size_t i = 0; i < entry.sums.size(); ++i) {
+      sums.emplace(entry.range.first + i, entry.sums[i]);
+    }
+  }
+  return sums;
+}
+
 Task<Status> StoreCore::adopt_what_matches(Layer& layer) {
   const ExtentMap pending_erase = eraser.pending_ranges(layer.id());
   ExtentMap index;
@@ -145,10 +157,11 @@ Task<Status> StoreCore::adopt_what_matches(Layer& layer) {
   }
   VT_CO_ASSIGN_OR_RETURN(const auto ranges, co_await engine.runtime().run_blocking(
                                                 [&layer] { return stored_sums(layer); }));
+  const SumsUnderWay under_way = sums_under_way(layer);
   AlignedBuffer buffer(kBlockBytes);
   for (const BlockRange& range : ranges) {
     for (std::uint64_t block = range.first; block < range.end(); ++block) {
-      VT_CO_RETURN_IF_ERROR(co_await layer.touch_sums({block, 1}, false));
+      VT_CO_RETURN_IF_ERROR(co_await layer.touch_sums({block, 1}, true));
       const std::uint32_t value = value_of_sum(layer.sum(block));
       VT_CO_RETURN_IF_ERROR(layer.sums().failure());
       const std::uint32_t known = index.at(block);
@@ -156,7 +169,11 @@ Task<Status> StoreCore::adopt_what_matches(Layer& layer) {
       if (pending_erase.at(block) != 0) continue;
       if (value == kIndexData) {
         VT_CO_RETURN_IF_ERROR(co_await layer.file(true).read(buffer.span(), block * kBlockBytes));
-        if (block_checksum(buffer.span()) != layer.sum(block)) continue;
+        const std::uint64_t there = block_checksum(buffer.span());
+        if (there != layer.sum(block)) {
+          if (!under_way.contains({block, there})) continue;
+          layer.set_sum(block, there);
+        }
         // Written again, so that the sync that follows has something to make durable.
         VT_CO_RETURN_IF_ERROR(co_await layer.file(true).write(buffer.span(), block * kBlockBytes));
       }

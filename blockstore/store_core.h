@@ -12,6 +12,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -220,6 +221,8 @@ class StoreCore {
   void apply_indexes(const LineagePlan& plan, const std::map<LayerId, ExtentMap>& before);
   void hand_over_layers(const Lineage& next, const LineagePlan& plan);
   Task<Status> adopt_sums(Layer& layer);  // same boot: what the sums say is there, is
+  using SumsUnderWay = std::set<std::pair<std::uint64_t, std::uint64_t>>;  // block, sum
+  SumsUnderWay sums_under_way(const Layer& layer);
   // The same after a failure: if it is.
   Task<Status> adopt_what_matches(Layer& layer);
   Task<Status> adopt_discards(Layer& layer, const ExtentMap& seen, ExtentMap& index);

@@ -75,6 +75,7 @@ class Volume final : public BlockDevice {
   Task<Status> read_blocks(BlockRange range, std::byte* out);  // no lock held
   Task<Status> read_blocks_locked(BlockRange range,
                                   std::byte* out);  // the caller holds the range lock
+  // An error may leave any of the blocks written.
   Task<Status> write_blocks_locked(BlockRange range, const std::byte* data);
   Task<Status> zero_blocks_locked(BlockRange range);
   // The same blocks of `source`, shared with it instead of written, where they are new to this
@@ -182,6 +183,7 @@ class Volume final : public BlockDevice {
   static Wanted layer_wants(const std::shared_ptr<Layer>& layer, BlockRange range, bool in_place);
   Task<Status> make_plan(BlockRange range, bool zeroes, WritePlan& plan);
   Task<Status> ensure_active();
+  Task<Status> write_planned(const WritePlan& plan, BlockRange range, const std::byte* data);
   void finish_write(const WritePlan& plan, bool zeroes);
   Task<void> stamp_what_was_written(const WritePlan& plan, BlockRange range,
                                     const std::vector<std::uint64_t>& sums, IoBatch& batch);

@@ -256,6 +256,21 @@ void Volume::finish_write(const WritePlan& plan, bool zeroes) {
 Task<Status> Volume::write_blocks_locked(BlockRange range, const std::byte* data) {
   WritePlan plan;
   VT_CO_RETURN_IF_ERROR(co_await make_plan(range, false, plan));
+  if (!plan.in_place || range.count <= InflightTable::kBlocksMax) {
+    co_return co_await write_planned(plan, range, data);
+  }
+  plan = {};
+  for (std::uint64_t at = range.first; at < range.end(); at += InflightTable::kBlocksMax) {
+    const BlockRange part{at, std::min(range.end() - at, InflightTable::kBlocksMax)};
+    VT_CO_RETURN_IF_ERROR(co_await make_plan(part, false, plan));
+    VT_CO_RETURN_IF_ERROR(
+        co_await write_planned(plan, part, data + (at - range.first) * kBlockBytes));
+    plan = {};
+  }
+  co_return Status();
+}
+
+Task<Status> Volume::write_planned(const WritePlan& plan, BlockRange range, const std::byte* data) {
   std::vector<std::uint64_t> sums(range.count);
   for (std::uint64_t i = 0; i < range.count; ++i) sums[i] = block_checksum(block_at(data, i));
   IoBatch batch;
@@ -268,7 +283,7 @@ Task<Status> Volume::write_blocks_locked(BlockRange range, const std::byte* data
   }
   InflightTable::Slot slot;
   if (plan.in_place) {
-    slot = co_await engine_.inflight().acquire({node_, range});
+    slot = co_await engine_.inflight().acquire(node_, range, sums);
     VT_CO_RETURN_IF_ERROR(engine_.check_stored(engine_.inflight().map()));
   }
   Status written = co_await batch;

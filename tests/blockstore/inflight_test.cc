@@ -3,12 +3,16 @@
 
 #include <gmock/gmock.h>
 
+#include <algorithm>
+#include <span>
+
 #include "blockstore/runtime/sim_runtime.h"
 
 namespace voltree {
 namespace {
 
 constexpr const char* kPath = "/inflight";
+constexpr std::size_t kSlots = InflightTable::kKinds[0].slots;  // of short writes
 
 class InflightTableTest : public ::testing::Test {
  protected:
@@ -18,13 +22,15 @@ class InflightTableTest : public ::testing::Test {
     return std::move(table).value();
   }
   // Begins a write of block `node` of that node, and puts its slot into `slots` when it has one.
-  void begin(InflightTable& table, NodeId node, std::vector<InflightTable::Slot>& slots) {
-    spawn(runtime_.executor(0), take(table, node, slots));
+  void begin(InflightTable& table, NodeId node, std::vector<InflightTable::Slot>& slots,
+             std::uint64_t blocks = 1) {
+    spawn(runtime_.executor(0), take(table, node, slots, blocks));
     runtime_.run_until_idle();
   }
-  static Task<void> take(InflightTable& table, NodeId node,
-                         std::vector<InflightTable::Slot>& slots) {
-    slots.push_back(co_await table.acquire({node, {node, 1}}));
+  static Task<void> take(InflightTable& table, NodeId node, std::vector<InflightTable::Slot>& slots,
+                         std::uint64_t blocks) {
+    const std::vector<std::uint64_t> sums(blocks, node * 1000);
+    slots.push_back(co_await table.acquire(node, {node, blocks}, sums));
   }
 
   SimWorld world_;
@@ -41,7 +47,8 @@ TEST_F(InflightTableTest, WhatIsUnderWayIsThereForTheNextOwner) {
     EXPECT_FALSE(table->failed());
     table->set_failed(true);
     slots.clear();
-    for (const NodeId node : {10, 11}) begin(*table, node, slots);
+    begin(*table, 10, slots);
+    begin(*table, 11, slots, InflightTable::kBlocksMax);
     // The daemon dies: nobody gives them back.
     for (InflightTable::Slot& slot : slots) new (&slot) InflightTable::Slot();
   }
@@ -49,7 +56,8 @@ TEST_F(InflightTableTest, WhatIsUnderWayIsThereForTheNextOwner) {
   std::vector<NodeId> nodes;
   for (const InflightTable::Entry& entry : table->left_behind()) {
     EXPECT_EQ(entry.range.first, entry.node);
-    EXPECT_EQ(entry.range.count, 1u);
+    EXPECT_EQ(entry.range.count, entry.node == 11 ? 256u : 1u);
+    EXPECT_EQ(entry.sums, std::vector<std::uint64_t>(entry.range.count, entry.node * 1000));
     nodes.push_back(entry.node);
   }
   EXPECT_THAT(nodes, ::testing::UnorderedElementsAre(10, 11));
@@ -59,12 +67,50 @@ TEST_F(InflightTableTest, WhatIsUnderWayIsThereForTheNextOwner) {
   EXPECT_TRUE(open()->left_behind().empty());
 }
 
+// After a host that stopped any of its pages may be old.
+TEST_F(InflightTableTest, SumsOfASlotThatIsNotWholeAreNotBelieved) {
+  std::vector<InflightTable::Slot> slots;
+  begin(*open(), 7, slots, 3);
+  for (InflightTable::Slot& slot : slots) new (&slot) InflightTable::Slot();
+  {
+    auto file = runtime_.fs().open(kPath, {});
+    ASSERT_TRUE(file.ok());
+    std::vector<std::byte> bytes(*(*file)->size_bytes());
+    ASSERT_TRUE((*file)->read_sync(bytes, 0).ok());
+    const std::uint64_t sum = 7000;
+    const auto wanted = std::as_bytes(std::span(&sum, 1));
+    const auto found = std::search(bytes.begin(), bytes.end(), wanted.begin(), wanted.end());
+    ASSERT_NE(found, bytes.end());
+    *found ^= std::byte{1};
+    ASSERT_TRUE((*file)->write_sync(bytes, 0).ok());
+  }
+  const auto table = open();
+  ASSERT_EQ(table->left_behind().size(), 1u);
+  EXPECT_EQ(table->left_behind()[0].node, 7u);
+  EXPECT_EQ(table->left_behind()[0].range.count, 3u);
+  EXPECT_TRUE(table->left_behind()[0].sums.empty());
+}
+
+TEST_F(InflightTableTest, ATableThatNobodyCanReadIsDoubted) {
+  {
+    auto file = runtime_.fs().open(kPath, {.create = true});
+    ASSERT_TRUE(file.ok());
+    const std::vector<std::byte> bytes(1 << 17, std::byte{7});
+    ASSERT_TRUE((*file)->write_sync(bytes, 0).ok());
+  }
+  EXPECT_TRUE(open()->failed());
+  EXPECT_TRUE(open()->failed());
+  EXPECT_TRUE(open()->left_behind().empty());
+  open()->set_failed(false);
+  EXPECT_FALSE(open()->failed());
+}
+
 // Who waits gets the slot that is given back, in the order in which they came, and no slot is lost.
 TEST_F(InflightTableTest, AWriteWaitsUntilASlotIsFree) {
   const auto table = open();
   std::vector<InflightTable::Slot> slots;
-  for (std::size_t i = 0; i < InflightTable::kSlots; ++i) begin(*table, 1000 + i, slots);
-  ASSERT_EQ(slots.size(), InflightTable::kSlots);
+  for (std::size_t i = 0; i < kSlots; ++i) begin(*table, 1000 + i, slots);
+  ASSERT_EQ(slots.size(), kSlots);
   std::vector<InflightTable::Slot> late;
   begin(*table, 1, late);
   begin(*table, 2, late);
@@ -79,13 +125,15 @@ TEST_F(InflightTableTest, AWriteWaitsUntilASlotIsFree) {
   std::vector<NodeId> nodes;
   for (const InflightTable::Entry& entry : seen->left_behind()) nodes.push_back(entry.node);
   EXPECT_THAT(nodes, ::testing::UnorderedElementsAre(1, 2));
-  for (std::size_t i = 0; i < InflightTable::kSlots - 2; ++i) begin(*table, 1000 + i, slots);
-  EXPECT_EQ(slots.size(), InflightTable::kSlots - 2);
+  for (std::size_t i = 0; i < kSlots - 2; ++i) begin(*table, 1000 + i, slots);
+  EXPECT_EQ(slots.size(), kSlots - 2);
   begin(*table, 3, late);
   EXPECT_EQ(late.size(), 2u);
+  begin(*table, 4, late, 9);  // a long one waits for no short one
+  EXPECT_EQ(late.size(), 3u);
   slots.pop_back();
   runtime_.run_until_idle();
-  EXPECT_EQ(late.size(), 3u);
+  EXPECT_EQ(late.size(), 4u);
 }
 
 }  // namespace

@@ -181,7 +181,7 @@ class Runner {
 
   bool flip_all(FlipStore& store, const FlipStore::Target& target, bool open, FlipCounts& counts) {
     constexpr std::uint64_t kPageBits = SimInode::kPageBytes * 8;
-    // The in-flight table is 32 pages of equal slots: the first one stands for them.
+    // The in-flight table is a header and pages of slots: the first stands for them.
     const std::size_t pages = target.kind == "run/inflight" ? 1 : target.pages.size();
     const std::uint64_t bits = pages * kPageBits;
     for (std::uint64_t at = campaign_.first; at < bits; at += campaign_.step) {

@@ -2,7 +2,6 @@
 #include <fmt/core.h>
 
 #include <algorithm>
-#include <span>
 
 #include "tests/crash/crash_run.h"
 #include "tests/crash/machine.h"
@@ -14,27 +13,6 @@ std::string text(const Status& status) { return std::string(status.message()); }
 
 using Choice = SimDisk::Choice;
 using Choices = std::vector<Choice>;
-
-// A block that was acknowledged and not flushed, and was being overwritten when the daemon died,
-// matches no sum. Who cannot rely on the page cache, as after a mount, takes what was before.
-Expectation without_overwritten(Expectation expectation) {
-  constexpr std::size_t kSectors = kBlockBytes / kSectorBytes;
-  for (StoreModel& model : expectation.either) {
-    for (auto& [name, node] : model) {
-      for (std::size_t first = 0; first < node.sectors.size(); first += kSectors) {
-        const auto block = std::span(node.sectors)
-                               .subspan(first)
-                               .first(std::min(kSectors, node.sectors.size() - first));
-        const bool overwritten = std::any_of(block.begin(), block.end(), [](const auto& sector) {
-          return sector.acknowledged + 1 < sector.tags.size();
-        });
-        if (!overwritten) continue;
-        for (SectorTags& sector : block) sector.acknowledged = 0;
-      }
-    }
-  }
-  return expectation;
-}
 
 class Explorer {
  public:
@@ -232,8 +210,7 @@ class Explorer {
     };
     const Status started = machine.start();
     if (!started.ok()) return failed("the store does not open: " + text(started));
-    const auto wrong = machine.look(
-        remounted ? without_overwritten(promise.expectation) : promise.expectation, false);
+    const auto wrong = machine.look(promise.expectation, false);
     if (wrong) return failed(*wrong);
     return std::nullopt;
   }

@@ -106,7 +106,7 @@ MUTATIONS = [
      '[id, &regions](CatalogDb& db) { return db.mark_regions(id, regions, true); }',
      '[](CatalogDb&) { return Status(); }'),
     ('write: in place without a slot of the in-flight table', IO,
-     '    slot = co_await engine_.inflight().acquire({node_, range});\n', ''),
+     '    slot = co_await engine_.inflight().acquire(node_, range, sums);\n', ''),
     ('discard: a hole instead of a tombstone', IO,
      'return segment.own && bottom ? kIndexAbsent : kIndexTombstone;',
      '(void)bottom; return kIndexAbsent;'),
@@ -220,6 +220,10 @@ MUTATIONS = [
     ('recovery: sums are not adopted', R, '  if (adopts && !doubted) VT_CO_RETURN_IF_ERROR(co_await adopt_sums(layer));\n', ''),
     ('recovery: what was in flight is not stamped', R,
      '  if (same_boot) VT_CO_RETURN_IF_ERROR(co_await restamp_left_behind());\n', ''),
+    ('recovery: sums of writes under way prove nothing', R,
+     '          if (!under_way.contains({block, there})) continue;\n', '          continue;\n'),
+    ('recovery: sums of a slot that is not whole are believed', T,
+     '      if (check_of(entry.node, entry.range, entry.sums) != head.check) entry.sums.clear();\n', ''),
     ('recovery: sums are not restored', R, 'if (!same_boot) co_return co_await restore_sums(layer);', 'if (!same_boot) co_return Status();'),
     ('recovery: sums that are doubted are not restored', R, '  if (doubted) VT_CO_RETURN_IF_ERROR(co_await restore_sums(layer));\n', ''),
     ('recovery: sums of absent blocks stay', R, 'if (layer.sum(block) != sum) layer.set_sum(block, sum);',
@@ -338,7 +342,7 @@ MUTATIONS = [
         co_await (*opened)->punch_hole(range.first * kBlockBytes, range.count * kBlockBytes));
   }
 ''', ''),
-    ('inflight: who waits for a slot is forgotten', 'blockstore/inflight.cc', '    waiters_.push_back({{handle, Executor::current()}, where});\n', '    (void)handle;\n    (void)where;\n'),
+    ('inflight: who waits for a slot is forgotten', 'blockstore/inflight.cc', '    pool.waiters.push_back({{handle, Executor::current()}, where});\n', '    (void)handle;\n    (void)where;\n'),
     # --- Reads (I9).
     ('read: a mismatch is served', IO, '        mismatches.push_back(block);\n', ''),
 ]
