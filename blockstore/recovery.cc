@@ -161,7 +161,7 @@ Task<Status> StoreCore::adopt_what_matches(Layer& layer) {
   AlignedBuffer buffer(kBlockBytes);
   for (const BlockRange& range : ranges) {
     for (std::uint64_t block = range.first; block < range.end(); ++block) {
-      VT_CO_RETURN_IF_ERROR(co_await layer.touch_sums({block, 1}, true));
+      VT_CO_RETURN_IF_ERROR(co_await layer.touch_sums({block, 1}, false));
       const std::uint32_t value = value_of_sum(layer.sum(block));
       VT_CO_RETURN_IF_ERROR(layer.sums().failure());
       const std::uint32_t known = index.at(block);
@@ -172,6 +172,7 @@ Task<Status> StoreCore::adopt_what_matches(Layer& layer) {
         const std::uint64_t there = block_checksum(buffer.span());
         if (there != layer.sum(block)) {
           if (!under_way.contains({block, there})) continue;
+          VT_CO_RETURN_IF_ERROR(co_await layer.touch_sums({block, 1}, true));
           layer.set_sum(block, there);
         }
         // Written again, so that the sync that follows has something to make durable.

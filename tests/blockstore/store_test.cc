@@ -39,6 +39,23 @@ TEST_F(StoreTest, OwnBlocksAreOverwrittenInPlace) {
   EXPECT_EQ(at("a", 0, kMiB), 'y');
 }
 
+// A slot of the in-flight table holds 1 MiB.
+TEST_F(StoreTest, LongWritesInPlaceAreWholeAlsoWhereSomeIsNew) {
+  constexpr std::uint64_t kLong = 4 * kMiB;
+  create("a", kLong);
+  fill("a", kMiB, 2 * kMiB + 5 * kBlockBytes, 'x');
+  Bytes data(kLong);
+  for (std::size_t i = 0; i < data.size(); ++i) data[i] = static_cast<std::byte>(i / 512 * 7);
+  ok(device("a")->write(0, data, {}));
+  Bytes got(kLong);
+  ok(device("a")->read(0, got));
+  EXPECT_TRUE(got == data);
+  kill_and_reopen();
+  ok(device("a")->read(0, got));
+  EXPECT_TRUE(got == data);
+  EXPECT_EQ(pool().layers, 1u);
+}
+
 TEST_F(StoreTest, UnalignedWritesKeepWhatIsAround) {
   create("a", kMiB);
   fill("a", 0, 3 * kBlockBytes, 'x');
