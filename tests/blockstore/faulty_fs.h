@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -23,8 +24,8 @@ struct Faults {
   bool share = false;                 // files can share their space
   std::function<void()> after_share;  // called when some do
   std::string synced_dir;
-  // The next read of a layer is kept from the host until release(), on an executor.
-  bool hold_read = false;
+  // The next request of this kind is kept from the host until release(), on an executor.
+  std::optional<IoKind> hold;
   std::shared_ptr<Event> held = std::make_shared<Event>();
   std::function<void()> release;
   // Of a file that is taken in.
@@ -48,7 +49,8 @@ class FaultyFile final : public File {
       }(request));
       return;
     }
-    if (request.kind == IoKind::kRead && std::exchange(faults_.hold_read, false)) {
+    if (request.kind == faults_.hold) {
+      faults_.hold.reset();
       faults_.release = [this, &request] { file_->submit(request); };
       faults_.held->set();
       return;

@@ -31,6 +31,19 @@ class StoreFaultTest : public ::testing::Test {
     return runtime_.sync_wait(
         device_->write(0, std::vector<std::byte>(kBlockBytes, static_cast<std::byte>(what)), {}));
   }
+  void begin(Task<Status> task, std::optional<Status>& ended) {
+    spawn(sim_.executor(0), [](Task<Status> body, std::optional<Status>& out) -> Task<void> {
+      out = co_await std::move(body);
+    }(std::move(task), ended));
+    sim_.run_until_idle();
+  }
+  void release() {  // what faults().hold has kept
+    spawn(sim_.executor(0), [](testing::Faults& faults) -> Task<void> {
+      faults.release();
+      co_return;
+    }(runtime_.faults()));
+    sim_.run_until_idle();
+  }
 
   SimWorld world_;
   SimRuntime sim_{world_, {.seed = 7}};
@@ -65,6 +78,24 @@ TEST_F(StoreFaultTest, I10_AFailedDataSyncMakesTheStoreReadOnlyForGood) {
   store_.reset();
   open();
   EXPECT_EQ(runtime_.sync_wait(store_->pool())->warning, "");
+  EXPECT_TRUE(runtime_.sync_wait(store_->close()).ok());
+}
+
+// Its row is the flush's that was beside it, and the hole is not in the file that was synced then.
+TEST_F(StoreFaultTest, I2_AHoleThatIsMadeAfterAFlushIsTheNextOnes) {
+  ASSERT_TRUE(write('x').ok());
+  ASSERT_TRUE(runtime_.sync_wait(device_->flush()).ok());
+  runtime_.faults().hold = IoKind::kPunchHole;
+  std::optional<Status> discarded;
+  begin(device_->discard(0, kBlockBytes), discarded);
+  EXPECT_FALSE(discarded);
+  ASSERT_TRUE(runtime_.sync_wait(device_->flush()).ok());
+  release();
+  ASSERT_TRUE(discarded && discarded->ok());
+  const int syncs = runtime_.faults().syncs;
+  ASSERT_TRUE(runtime_.sync_wait(device_->flush()).ok());
+  EXPECT_GT(runtime_.faults().syncs, syncs);
+  ASSERT_TRUE(runtime_.sync_wait(device_->flush()).ok());
   EXPECT_TRUE(runtime_.sync_wait(store_->close()).ok());
 }
 
@@ -207,7 +238,7 @@ class HeldWriteTest : public StoreFaultTest {
     }
   }
   void begin_write(std::uint64_t offset_bytes) {
-    runtime_.faults().hold_read = true;
+    runtime_.faults().hold = IoKind::kRead;
     runtime_.run_until_done([](HeldWriteTest& test, std::uint64_t at) -> Task<void> {
       spawn(*Executor::current(), [](HeldWriteTest& of, std::uint64_t where) -> Task<void> {
         const std::vector<std::byte> sector(512, std::byte{'z'});
@@ -216,20 +247,6 @@ class HeldWriteTest : public StoreFaultTest {
       co_await test.runtime_.faults().held->wait();
     }(*this, offset_bytes));
   }
-  void begin(Task<Status> task, std::optional<Status>& ended) {
-    spawn(sim_.executor(0), [](Task<Status> body, std::optional<Status>& out) -> Task<void> {
-      out = co_await std::move(body);
-    }(std::move(task), ended));
-    sim_.run_until_idle();
-  }
-  void release() {
-    spawn(sim_.executor(0), [](testing::Faults& faults) -> Task<void> {
-      faults.release();
-      co_return;
-    }(runtime_.faults()));
-    sim_.run_until_idle();
-  }
-
   std::optional<Status> written_;
 };
 

@@ -120,23 +120,6 @@ TEST(Crash, OperationsAtTheSameTime) {
   EXPECT_GT(counts.states, 1000 / kShare);
 }
 
-// A hole that is made beside a flush may come after its sync: the next flush has it to sync, though
-// the row of the discard is there already. (A host that was mounted anew shows it: in the same
-// boot a block that matches its sum is taken for a write.)
-TEST(Crash, ADiscardBesideAFlushIsCoveredByTheNextOne) {
-  using Kind = Op::Kind;
-  std::vector<Op> ops{{Kind::kCreate, "a", "", 0, 2},     {Kind::kWriteFua, "a", "", 0, 2},
-                      {Kind::kSnapshot, "a@s", "", 0, 0}, {Kind::kWrite, "a", "", 0, 2},
-                      {Kind::kDiscard, "a", "", 0, 2},    {Kind::kFlush, "a", "", 0, 0},
-                      {Kind::kFlush, "a", "", 0, 0},      {Kind::kWrite, "a", "", 1, 1}};
-  ops[4].with_next = true;
-  Counts counts;
-  for (std::uint64_t seed = 1; seed <= 24 && !HasFailure(); seed += kShare) {
-    hold(ops, 6, {.seed = seed, .states_per_point_max = 24}, counts);
-  }
-  EXPECT_GT(counts.states, 1000 / kShare);
-}
-
 TEST(Crash, OperationsOnSectorsAtTheSameTime) {
   Counts counts;
   hold_random(random_concurrent_workload, kSectorBytes, counts);
