@@ -37,6 +37,10 @@ class StoreMissingTest : public StoreTest {
     ok((*sums)->truncate(0));
     ok((*sums)->truncate(length));
   }
+  void cut_sums(LayerId layer, std::uint64_t length) {
+    auto sums = runtime_->fs().open(Layer::sum_path("/store", layer), {});
+    ok((*sums)->truncate(length));
+  }
   Code read_code(const std::string& name, std::uint64_t offset) {
     Bytes out(kBlockBytes);
     return code(device(name)->read(offset, out));
@@ -185,10 +189,24 @@ TEST_F(StoreMissingTest, I9_SumsThatWereCutOffAreNoDiscard) {
   ok(device("other")->flush());
   store_.reset();
   boot();
-  auto sums = runtime_->fs().open(Layer::sum_path("/store", 3), {});
-  ok((*sums)->truncate(0));
+  cut_sums(3, 0);
   open();
   EXPECT_EQ(read_code("other", 0), Code::kDamaged);
+  remove("other");
+  ok(store_->wait_erased(0));
+}
+
+// What the file has when it is long again is zeros there and no hole: as sums of blocks that never
+// were.
+TEST_F(StoreMissingTest, I9_SumsThatWereCutOffWithinAPageAreNoDiscard) {
+  ok(device("other")->flush());
+  store_.reset();
+  boot();
+  cut_sums(3, 1024);  // of 128 blocks
+  open();
+  EXPECT_EQ(read_code("other", 127 * kBlockBytes), Code::kOk);
+  EXPECT_EQ(read_code("other", 128 * kBlockBytes), Code::kDamaged);
+  EXPECT_EQ(at("a", 4096), 'y');
   remove("other");
   ok(store_->wait_erased(0));
 }
