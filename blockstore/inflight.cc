@@ -101,7 +101,8 @@ void InflightTable::read_left_behind() {
   for (std::size_t i = 0; i < all_slots(); ++i) {
     const Place place = place_of(i);
     SlotHead& head = head_at(*map_, place);
-    if (head.node == kNoNode) continue;
+    // After a power loss a slot may have any of what was stored in it: one without blocks, too.
+    if (head.node == kNoNode || head.count == 0) continue;
     Entry entry{head.node, {head.first, head.count}, {}};
     if (head.count <= kKinds[place.kind].blocks_max) {
       entry.sums.resize(head.count);

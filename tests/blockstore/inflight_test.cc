@@ -14,6 +14,9 @@ namespace {
 constexpr const char* kPath = "/inflight";
 constexpr std::size_t kSlots = InflightTable::kKinds[0].slots;  // of short writes
 
+constexpr std::size_t kSlotCount = 16;  // bytes from its begin
+constexpr std::ptrdiff_t kSlotSums = 32;
+
 class InflightTableTest : public ::testing::Test {
  protected:
   std::unique_ptr<InflightTable> open() {
@@ -31,6 +34,25 @@ class InflightTableTest : public ::testing::Test {
                          std::uint64_t blocks) {
     const std::vector<std::uint64_t> sums(blocks, node * 1000);
     slots.push_back(co_await table.acquire(node, {node, blocks}, sums));
+  }
+  // The daemon dies while it writes.
+  void leave_behind(NodeId node, std::uint64_t blocks) {
+    std::vector<InflightTable::Slot> slots;
+    begin(*open(), node, slots, blocks);
+    for (InflightTable::Slot& slot : slots) new (&slot) InflightTable::Slot();
+  }
+  // In the file, of that node's only slot. docs/FORMAT.md has the layout.
+  void flip_bits_of_slot(NodeId node, std::size_t offset_bytes, std::byte mask) {
+    auto file = runtime_.fs().open(kPath, {});
+    ASSERT_TRUE(file.ok());
+    std::vector<std::byte> bytes(*(*file)->size_bytes());
+    ASSERT_TRUE((*file)->read_sync(bytes, 0).ok());
+    const std::uint64_t sum = node * 1000;
+    const auto wanted = std::as_bytes(std::span(&sum, 1));
+    const auto found = std::search(bytes.begin(), bytes.end(), wanted.begin(), wanted.end());
+    ASSERT_NE(found, bytes.end());
+    *(found - kSlotSums + offset_bytes) ^= mask;
+    ASSERT_TRUE((*file)->write_sync(bytes, 0).ok());
   }
 
   SimWorld world_;
@@ -69,26 +91,19 @@ TEST_F(InflightTableTest, WhatIsUnderWayIsThereForTheNextOwner) {
 
 // After a host that stopped any of its pages may be old.
 TEST_F(InflightTableTest, SumsOfASlotThatIsNotWholeAreNotBelieved) {
-  std::vector<InflightTable::Slot> slots;
-  begin(*open(), 7, slots, 3);
-  for (InflightTable::Slot& slot : slots) new (&slot) InflightTable::Slot();
-  {
-    auto file = runtime_.fs().open(kPath, {});
-    ASSERT_TRUE(file.ok());
-    std::vector<std::byte> bytes(*(*file)->size_bytes());
-    ASSERT_TRUE((*file)->read_sync(bytes, 0).ok());
-    const std::uint64_t sum = 7000;
-    const auto wanted = std::as_bytes(std::span(&sum, 1));
-    const auto found = std::search(bytes.begin(), bytes.end(), wanted.begin(), wanted.end());
-    ASSERT_NE(found, bytes.end());
-    *found ^= std::byte{1};
-    ASSERT_TRUE((*file)->write_sync(bytes, 0).ok());
-  }
+  leave_behind(7, 3);
+  flip_bits_of_slot(7, kSlotSums, std::byte{1});
   const auto table = open();
   ASSERT_EQ(table->left_behind().size(), 1u);
   EXPECT_EQ(table->left_behind()[0].node, 7u);
   EXPECT_EQ(table->left_behind()[0].range.count, 3u);
   EXPECT_TRUE(table->left_behind()[0].sums.empty());
+}
+
+TEST_F(InflightTableTest, ASlotWithoutBlocksIsNothing) {
+  leave_behind(7, 3);
+  flip_bits_of_slot(7, kSlotCount, std::byte{3});
+  EXPECT_TRUE(open()->left_behind().empty());
 }
 
 TEST_F(InflightTableTest, ATableThatNobodyCanReadIsDoubted) {
