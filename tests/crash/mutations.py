@@ -237,7 +237,7 @@ MUTATIONS = [
     ('recovery: sums that are lost count as discards', R,
      '      if (read.ok() && all_zero(buffer.span())) index.assign(block, 1, kIndexTombstone);\n',
      '      (void)read;\n      index.assign(block, 1, kIndexTombstone);\n'),
-    ('in-flight: what is left behind is not read', T, 'if (head.node == kNoNode) continue;\n    Entry', 'continue;\n    Entry'),
+    ('in-flight: what is left behind is not read', T, 'if (head.node == kNoNode || head.count == 0) continue;\n    Entry', 'continue;\n    Entry'),
     # --- Files that are taken in.
     ('take: the file is not synced', K, 'sums_from_.empty() ? file_->sync_sync() : Status()', 'Status()'),
     ('take: the sums are not synced', K, '[this](SyncWatch& syncs) { return syncs(sums_->sync_sync()); }',
