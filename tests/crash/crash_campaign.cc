@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <random>
 
+#include "tests/crash/crash_ledger.h"
 #include "tests/crash/crash_run.h"
 #include "tests/crash/fault_run.h"
 #include "tests/crash/flip_run.h"
@@ -27,12 +28,23 @@ struct Campaign {
   bool keep_going = false;
   bool sectors = false;
   bool together = false;
+  bool mixed = false;  // sectors and together in turns
+  std::string ledger;  // a file with what was looked at so far; none when empty
+  std::uint64_t until_states = ~std::uint64_t{0};  // the ledger's included
+  std::uint64_t until_recovery_states = 0;
   ExploreOptions explore{.sampled_per_point = 4, .states_per_point_max = 64, .recovery_share = 0.1};
 };
 
 class Runner {
  public:
-  explicit Runner(const Campaign& campaign) : campaign_(campaign) {}
+  explicit Runner(const Campaign& campaign) : campaign_(campaign) {
+    if (campaign_.ledger.empty()) return;
+    if (const auto last = last_entry(campaign_.ledger)) {
+      counts_ = last->counts;
+      before_ = last->workloads;
+      campaign_.first = last->number + campaign_.step;
+    }
+  }
 
   int sequences() {
     const auto tell_so_far = [this](auto... where) { tell_states(where...); };
@@ -56,8 +68,12 @@ class Runner {
     return run(
         ~std::uint64_t{0},
         [this](std::uint64_t seed) {
-          const std::uint64_t unit_bytes = campaign_.sectors ? kSectorBytes : kBlockBytes;
-          if (campaign_.together) {
+          // Seeds come in pairs, so that each of two shares has all four kinds.
+          const std::uint64_t turn = seed / 2 % 4;
+          const bool sectors = campaign_.mixed ? turn % 2 != 0 : campaign_.sectors;
+          const bool together = campaign_.mixed ? turn < 2 : campaign_.together;
+          const std::uint64_t unit_bytes = sectors ? kSectorBytes : kBlockBytes;
+          if (together) {
             return hold(random_concurrent_workload(seed, campaign_.length, unit_bytes), 0, seed);
           }
           return hold(random_workload(seed, campaign_.length, unit_bytes), 0, seed);
@@ -234,9 +250,15 @@ class Runner {
     std::uint64_t done = 0;
     std::uint64_t told = 0;
     for (std::uint64_t number = campaign_.first; number < all && done < campaign_.count;
-         number += campaign_.step, ++done) {
+         number += campaign_.step) {
+      if (counts_.states >= campaign_.until_states &&
+          counts_.recovery_states >= campaign_.until_recovery_states) {
+        break;
+      }
       if (static_cast<std::uint64_t>(elapsed().count()) >= campaign_.seconds) break;
       if (!one(number)) return 1;
+      ++done;
+      if (!note(number, before_ + done)) return 1;
       if (static_cast<std::uint64_t>(elapsed().count()) / 60 > told) {
         told = static_cast<std::uint64_t>(elapsed().count()) / 60;
         tell_so_far(done, number);
@@ -246,12 +268,20 @@ class Runner {
     return 0;
   }
 
+  // False: the ledger cannot be written.
+  bool note(std::uint64_t number, std::uint64_t workloads) const {
+    if (campaign_.ledger.empty()) return true;
+    if (append_entry(campaign_.ledger, {number, workloads, counts_})) return true;
+    std::fprintf(stderr, "%s cannot be written\n", campaign_.ledger.c_str());
+    return false;
+  }
+
   void tell_states(std::uint64_t done, std::uint64_t at) const {
     std::printf("%s\n",
                 fmt::format("{} workloads (at {}): {} crash points, {} distinct crash states, {} "
                             "distinct crashes in recovery, {} deaths of the daemon; no violation",
-                            done, at, counts_.points, counts_.states, counts_.recovery_states,
-                            counts_.daemon_deaths)
+                            before_ + done, at, counts_.points, counts_.states,
+                            counts_.recovery_states, counts_.daemon_deaths)
                     .c_str());
     std::fflush(stdout);
   }
@@ -272,8 +302,9 @@ class Runner {
     return false;
   }
 
-  const Campaign& campaign_;
+  Campaign campaign_;
   Counts counts_;
+  std::uint64_t before_ = 0;  // workloads, of the ledger
   std::uint64_t violations_ = 0;
 };
 
@@ -297,9 +328,18 @@ int main(int argc, char** argv) {
     one->add_option("--keep", campaign.explore.keep, "Share of the crash points");
     one->add_option("--recovery", campaign.explore.recovery_share,
                     "Share of the states whose recovery is crashed");
+    one->add_option("--use", campaign.explore.use_every, "One of so many states is used on")
+        ->check(CLI::PositiveNumber);
+    one->add_option("--ledger", campaign.ledger,
+                    "A file with what was looked at so far: go on after it, and add to it");
+    one->add_option("--until-states", campaign.until_states,
+                    "End when there are so many, the ledger's included");
+    one->add_option("--until-recovery", campaign.until_recovery_states,
+                    "... and so many in recovery");
   }
   random->add_flag("--sectors", campaign.sectors, "Sizes and places that are no whole blocks");
   random->add_flag("--together", campaign.together, "Operations at the same time");
+  random->add_flag("--mixed", campaign.mixed, "With and without both, in turns");
   CLI::App* faults = app.add_subcommand("faults", "Every kind of fault at every call");
   faults->add_option("--first", campaign.first, "The first call, or seed");
   faults->add_option("--step", campaign.step, "Every so many: shares of one campaign");

@@ -160,7 +160,7 @@ class Explorer {
       if (!started.ok()) return failed("the store does not open: " + text(started));
       machine.world().record(nullptr);
       if (auto wrong = machine.look(promise.expectation, true)) return failed(*wrong);
-      if (counts_.states % 8 == 0) {
+      if (counts_.states % options_.use_every == 0) {
         if (auto wrong = machine.use()) return failed(*wrong);
       }
     }

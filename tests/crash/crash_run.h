@@ -48,6 +48,7 @@ struct ExploreOptions {
   double recovery_share = 0.0;      // of the states: the recovery is crashed, too
   std::size_t recovery_states = 8;  // of each such recovery
   std::size_t from_event = 0;       // crash points before it are left out
+  std::size_t use_every = 8;        // one of so many states is used on, emptied and closed
 };
 
 struct Counts {
