@@ -62,7 +62,9 @@ test_help() {
 
 test_usage_errors() {
   expect 2 . 
-  expect 2 . no-such-command
+  expect 2 "no command .no-such-command." no-such-command
+  expect 2 "did you mean .voltree snapshot.\?" snapshto a@b
+  expect 2 "did you mean .voltree group clone.\?" group clon a
   expect 2 . create
   expect 2 . create a
   expect 2 . create a 1G extra

@@ -1,8 +1,10 @@
 // voltree: one program for everything that is done to a store.
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <clocale>
 #include <cstdio>
+#include <numeric>
 
 #include "tools/voltree/command.h"
 
@@ -44,6 +46,45 @@ void add_all(CLI::App& app, Cli& cli) {
   voltree::cli::add_scrub_commands(app, cli);
 }
 
+// How many letters must be inserted, left out or changed to make one of the other.
+std::size_t letters_between(std::string_view one, std::string_view other) {
+  std::vector<std::size_t> row(other.size() + 1);
+  std::iota(row.begin(), row.end(), std::size_t{0});
+  for (std::size_t i = 0; i < one.size(); ++i) {
+    std::size_t diagonal = std::exchange(row[0], i + 1);
+    for (std::size_t j = 0; j < other.size(); ++j) {
+      const std::size_t changed = diagonal + (one[i] == other[j] ? 0 : 1);
+      diagonal = std::exchange(row[j + 1], std::min({changed, row[j] + 1, row[j + 1] + 1}));
+    }
+  }
+  return row.back();
+}
+
+// When `failure` is that there is no such command: says so, and which one may have been meant.
+bool told_unknown_command(const CLI::App& app, const CLI::ParseError& failure) {
+  if (dynamic_cast<const CLI::RequiredError*>(&failure) == nullptr) return false;
+  const CLI::App* last = &app;
+  while (!last->get_subcommands().empty()) last = last->get_subcommands().back();
+  const std::vector<std::string> left = last->remaining();
+  const auto word = std::find_if(left.begin(), left.end(),
+                                 [](const std::string& one) { return !one.starts_with('-'); });
+  if (word == left.end() || last->get_subcommands({}).empty()) return false;
+  constexpr std::size_t kLettersMax = 2;
+  std::string nearest;
+  std::size_t letters = std::min(kLettersMax, word->size() / 2) + 1;
+  for (const CLI::App* known : last->get_subcommands({})) {
+    const std::size_t between = letters_between(*word, known->get_name());
+    if (between >= letters) continue;
+    letters = between;
+    nearest = known->get_name();
+  }
+  const std::string path = last == &app ? "voltree" : "voltree " + last->get_name();
+  fmt::print(stderr, "voltree: there is no command {}{}: \"{} --help\" lists them\n",
+             voltree::quoted(*word),
+             nearest.empty() ? "" : fmt::format(" (did you mean \"{} {}\"?)", path, nearest), path);
+  return true;
+}
+
 int report(const Status& status) {
   if (status.ok()) return 0;
   fmt::print(stderr, "voltree: {}\n", status.message());
@@ -79,6 +120,7 @@ int main(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& failure) {
     // CLI11 speaks in exceptions; they end here. Help is one of them, and no failure.
+    if (told_unknown_command(app, failure)) return kUsageExit;
     return app.exit(failure) == 0 ? 0 : kUsageExit;
   }
   if (cli.store_directory.empty()) {
