@@ -4,9 +4,6 @@
 #include <fcntl.h>
 #include <fuse_lowlevel.h>
 #include <poll.h>
-#include <sys/mount.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -19,6 +16,7 @@
 #include <vector>
 
 #include "fs/frontend.h"
+#include "fs/mountpoint.h"
 #include "fs/request_loop.h"
 
 namespace voltree {
@@ -55,46 +53,6 @@ fuse_lowlevel_ops all_ops() {
   set_range_ops(ops);
   set_xattr_ops(ops);
   return ops;
-}
-
-Status check_mountpoint(const std::string& path) {
-  struct stat here {};
-  if (stat(path.c_str(), &here) != 0) {
-    if (errno == ENOTCONN) {
-      return error(Code::kBusy, "{} is a mount whose server has died: fusermount3 -u {}",
-                   voltree::quoted(path), path);
-    }
-    return Status::from_errno(errno, path);
-  }
-  if (!S_ISDIR(here.st_mode))
-    return error(Code::kInvalid, "{} is not a folder", voltree::quoted(path));
-  struct stat above {};
-  if (stat((path + "/..").c_str(), &above) != 0) return Status::from_errno(errno, path);
-  if (here.st_dev != above.st_dev || here.st_ino == above.st_ino) {
-    return error(Code::kBusy, "{} is a mount point already", voltree::quoted(path));
-  }
-  std::error_code failed;
-  const bool empty = std::filesystem::is_empty(path, failed);
-  if (failed) return Status::from_errno(failed.value(), path);
-  if (!empty) return error(Code::kBusy, "{} is not empty", voltree::quoted(path));
-  return {};
-}
-
-// Unmounts if nothing in it is in use. Quiet: who calls goes on to detach it.
-bool unmount_idle(const std::string& path) {
-  if (geteuid() == 0) return umount2(path.c_str(), UMOUNT_NOFOLLOW) == 0;
-  const pid_t child = fork();
-  if (child < 0) return false;
-  if (child == 0) {
-    const int null = ::open("/dev/null", O_RDWR);
-    if (null >= 0) dup2(null, STDERR_FILENO);
-    execlp("fusermount3", "fusermount3", "-u", "--", path.c_str(), nullptr);
-    _exit(127);
-  }
-  int result = 0;
-  while (waitpid(child, &result, 0) < 0 && errno == EINTR) {
-  }
-  return WIFEXITED(result) && WEXITSTATUS(result) == 0;
 }
 
 }  // namespace
@@ -145,6 +103,9 @@ class Mount::Session {
 };
 
 Status Mount::Session::start() {
+  if (is_dead_tree(options_.mountpoint)) {
+    VT_RETURN_IF_ERROR(detach_dead_tree(options_.mountpoint));
+  }
   VT_RETURN_IF_ERROR(check_mountpoint(options_.mountpoint));
   options_.mountpoint = std::filesystem::canonical(options_.mountpoint).string();
   std::string words =

@@ -32,9 +32,9 @@ struct MountOptions {
 class Mount {
  public:
   // Mounts, and serves on the runtime's executors. Blocking: call it from a thread that is not an
-  // executor. kNotFound: no such folder. kBusy: something is mounted there, or it is not empty (the
-  // message says which). kPermission: the host forbids it. The runtime and the store must outlive
-  // the Mount.
+  // executor. A tree that a daemon left there when it died is detached first. kNotFound: no such
+  // folder. kBusy: something else is mounted there, or it is not empty (the message says which).
+  // kPermission: the host forbids it. The runtime and the store must outlive the Mount.
   static Result<std::unique_ptr<Mount>> start(Runtime& runtime, Store& store, MountOptions options);
   ~Mount();  // stop()
   Mount(const Mount&) = delete;

@@ -14,6 +14,7 @@
 #include "driver/control/server.h"
 #include "driver/targets/nbd/server.h"
 #include "fs/mount.h"
+#include "fs/mountpoint.h"
 #include "tools/voltree/command.h"
 #include "tools/voltree/daemon.h"
 #include "tools/voltree/output.h"
@@ -148,18 +149,15 @@ Result<nbd::ServerOptions> nbd_options(const ServeOptions& options) {
   return server;
 }
 
-// Before the fork, where a mistake is cheapest to tell.
-Status check_mountpoint(const std::string& mountpoint) {
-  if (mountpoint.empty()) return {};
+// Before the fork, where a mistake is cheapest to tell. What a daemon that died has left is no
+// mistake: the next one takes it away.
+Status check_mountpoint_exists(const std::string& mountpoint) {
+  if (mountpoint.empty() || is_dead_tree(mountpoint)) return {};
   struct stat info {};
   if (::stat(mountpoint.c_str(), &info) != 0) {
     if (errno == ENOENT) {
       return error(Code::kNotFound, "the mountpoint {} does not exist: mkdir {}", mountpoint,
                    mountpoint);
-    }
-    if (errno == ENOTCONN) {
-      return error(Code::kBusy, "{} is the mount of a daemon that died: fusermount3 -u {}",
-                   mountpoint, mountpoint);
     }
     return Status::from_errno(errno, mountpoint);
   }
@@ -303,7 +301,7 @@ Status serve_until_stopped(Background background, const std::string& directory,
 
 Status run_serve(Cli& cli, const ServeOptions& options) {
   VT_ASSIGN_OR_RETURN(const MountOptions mount, mount_options(options));
-  VT_RETURN_IF_ERROR(check_mountpoint(mount.mountpoint));
+  VT_RETURN_IF_ERROR(check_mountpoint_exists(mount.mountpoint));
   VT_RETURN_IF_ERROR(check_media(cli.store_directory));
   VT_RETURN_IF_ERROR(nbd_options(options).status());
   if (!options.migrate_ssh.empty() && ::access(options.migrate_ssh.c_str(), R_OK) != 0) {
