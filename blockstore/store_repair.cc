@@ -280,7 +280,7 @@ class Repair {
     find(Kind::kUncertain,
          "layer {:08x} belongs to a volume that is not known: its {} blocks are volume {}, without "
          "what lay below them",
-         id, scan.index.mapped_blocks(), quoted(volume.name));
+         id, data_blocks(scan.index), quoted(volume.name));
     report_.recovered.push_back(volume.name);
     recovered_layers_.insert(id);
     image_.layers.push_back({id, head.id, head.size_bytes, false, head.created_ns});
@@ -320,7 +320,7 @@ class Repair {
   }
 
   void take_scan(LayerId id, LayerScan scan) {
-    report_.blocks += scan.index.mapped_blocks();
+    report_.blocks += data_blocks(scan.index);
     report_.unreadable_blocks += scan.damaged.mapped_blocks() + scan.unsummed.mapped_blocks();
     if (!scan.damaged.empty()) damaged_[id] = std::move(scan.damaged);
     if (!scan.unsummed.empty()) unsummed_[id] = std::move(scan.unsummed);

@@ -36,7 +36,8 @@ struct RepairReport {
   bool applied = false;
   std::vector<RepairFinding> findings;
   // What the new catalog has.
-  std::uint64_t volumes = 0, snapshots = 0, layers = 0, blocks = 0;
+  std::uint64_t volumes = 0, snapshots = 0, layers = 0;
+  std::uint64_t blocks = 0;             // of data; those that were discarded are none
   std::uint64_t unreadable_blocks = 0;  // of those: I/O errors when they are read
   std::vector<std::string> recovered;   // volumes made of layers whose owner is not known
   std::string kept_as;                  // where the old catalog is now; empty: there was none

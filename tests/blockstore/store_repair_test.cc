@@ -253,6 +253,20 @@ TEST_F(StoreRepairTest, ALostCatalogIsRebuilt) {
   EXPECT_EQ(at("blue", 8192), '1');
 }
 
+TEST_F(StoreRepairTest, WhatWasDiscardedIsNotCountedAsData) {
+  create("a", kMiB);
+  fill("a", 0, 10 * kBlockBytes, 'x');
+  ok(store_->snapshot("a", "s"));
+  fill("a", 0, 2 * kBlockBytes, 'y');
+  ok(device("a")->discard(4 * kBlockBytes, 3 * kBlockBytes));
+  close();
+  lose_catalog();
+  EXPECT_EQ(rebuild().blocks, 12u);
+  open();
+  EXPECT_EQ(at("a", 5 * kBlockBytes), '\0');
+  EXPECT_EQ(at("a@s", 5 * kBlockBytes), 'x');
+}
+
 TEST_F(StoreRepairTest, ADamagedCatalogIsKeptAside) {
   make_history();
   close();
