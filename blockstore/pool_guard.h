@@ -16,12 +16,16 @@ struct GuardSettings {
   std::uint64_t overprovision_percent = 0;  // all volumes' sizes, of the host's size; 0: no bound
 };
 
-enum class GuardState : std::uint8_t { kRoom, kWarn, kStop };
+// kFull: the host has less than kFullBytes, and no stop level above that: what needs new space
+// fails.
+enum class GuardState : std::uint8_t { kRoom, kWarn, kFull, kStop };
 
 // Thread-safe.
 class PoolGuard {
  public:
   static constexpr std::uint64_t kStrideBytes = std::uint64_t{256} << 20;
+  // File systems refuse to allocate their last blocks.
+  static constexpr std::uint64_t kFullBytes = std::uint64_t{1} << 20;
 
   // Whether `bytes` more may be allocated by a volume that has `own_bytes` of the promised space
   // left; they are then taken. False: look at the host and ask again.

@@ -90,6 +90,7 @@ GuardState StoreCore::guard_state() const {
   if (guard_settings.stop_free_bytes != 0 && host_free_bytes < guard_settings.stop_free_bytes) {
     return GuardState::kStop;
   }
+  if (host_free_bytes < PoolGuard::kFullBytes) return GuardState::kFull;
   return host_free_bytes < guard_settings.warn_free_bytes ? GuardState::kWarn : GuardState::kRoom;
 }
 

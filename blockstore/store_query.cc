@@ -28,6 +28,19 @@ Task<Result<ExtentMap>> map_now(StoreCore& core, NodeId id) {
   co_return co_await core.build_map(id);
 }
 
+std::string_view consequence_of(GuardState state) {
+  switch (state) {
+    case GuardState::kRoom:
+    case GuardState::kWarn:
+      break;
+    case GuardState::kFull:
+      return ": writes fail with ENOSPC until something is deleted";
+    case GuardState::kStop:
+      return ", the pool guard gives out nothing more";
+  }
+  return "";
+}
+
 }  // namespace
 
 NodeInfo StoreCore::info_of(NodeId id) const {
@@ -246,9 +259,8 @@ Task<Result<PoolInfo>> Store::pool() {
     pool.warning = core.warning;
     pool.guard = {core.guard_settings, core.guard_state(), core.host_promised_bytes};
     if (pool.guard.state != GuardState::kRoom && pool.warning.empty()) {
-      pool.warning = fmt::format(
-          "the host has {} free{}", format_size(core.host_free_bytes),
-          pool.guard.state == GuardState::kStop ? ", the pool guard gives out nothing more" : "");
+      pool.warning = fmt::format("the host has {} free{}", format_size(core.host_free_bytes),
+                                 consequence_of(pool.guard.state));
     }
     for (const auto& entry : core.lineage.nodes()) {
       const NodeRow& row = entry.second.row;

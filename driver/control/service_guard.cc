@@ -12,6 +12,8 @@ std::string_view name_of(GuardState state) {
       return "room";
     case GuardState::kWarn:
       return "warn";
+    case GuardState::kFull:
+      return "full";
     case GuardState::kStop:
       return "stop";
   }

@@ -95,6 +95,25 @@ TEST_F(GuardTest, WarnsBelowALevel) {
   fill("a", 2 * kMiB, kMiB, 'x');
 }
 
+TEST_F(GuardTest, SaysThatTheHostIsFull) {
+  create("a", 128 * kMiB);
+  fill("a", 0, kMiB, 'x');
+  world_.set_capacity(kHostBytes - pool().host.free_bytes + PoolGuard::kFullBytes);
+  EXPECT_EQ(pool().guard.state, GuardState::kRoom);
+  EXPECT_EQ(pool().warning, "");
+  fill("a", kMiB, kBlockBytes, 'x');
+  EXPECT_EQ(pool().guard.state, GuardState::kFull);
+  EXPECT_NE(pool().warning.find("ENOSPC"), std::string::npos);
+  ok(store_->set_guard({.warn_free_bytes = kMiB}));
+  EXPECT_EQ(pool().guard.state, GuardState::kFull);
+  ok(store_->set_guard({.stop_free_bytes = kMiB}));
+  EXPECT_EQ(pool().guard.state, GuardState::kStop);
+  remove("a");
+  ok(store_->wait_erased(0));
+  ok(store_->set_guard({}));
+  EXPECT_EQ(pool().guard.state, GuardState::kRoom);
+}
+
 TEST_F(GuardTest, KeepsWhatIsReserved) {
   create("a", 32 * kMiB);
   create("b", 32 * kMiB);
